@@ -63,6 +63,7 @@ def resolve_plainly(config: Config) -> ResolvedConfig:
     data |= {name: value for name, value in vars(config.data).items() if value is not None or name not in data}
     train = vars(config.train) | {"batch_size": config.train.batch_size or BATCH_SIZE}
     train["init_lr_factor"] = train["init_lr_factor"] or 1.0
+    train["framewise_fraction"] = train["framewise_fraction"] or 0.0
     if train["precision"] == "auto":
         train["precision"] = "fp32"
     sections = {"data": ResolvedDataConfig(**data), "train": ResolvedTrainConfig(**train)}

@@ -50,7 +50,7 @@ def test_a_resolved_config_leaves_nothing_open():
 
 @pytest.mark.parametrize(
     ("lstm_channels", "per_level"),
-    [(None, [1, 2, 4]), (0, [0, 0, 0]), (6, [6, 6, 6]), ([0, 0, 5], [0, 0, 5]), ([0], [0, 2, 4])],
+    [(None, [0, 2, 4]), ([], [1, 2, 4]), (0, [0, 0, 0]), (6, [6, 6, 6]), ([0, 0, 5], [0, 0, 5]), ([0], [0, 2, 4])],
 )
 def test_lstm_channels_of_each_level(lstm_channels, per_level):
     assert ModelConfig(channels=[8, 16, 32], lstm_channels=lstm_channels).lstm_channels_per_level() == per_level

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from svg import Drawing
 
-from unet4d.config import CHANNELS
+from unet4d.config import CHANNELS, ModelConfig
 from unet4d.phantom import make_cine
 from unet4d.report.pictures.render import class_color
 
@@ -13,6 +13,7 @@ TOP, ROW, STEP = 74, 218, 34
 """Pixels: the first frame's top, from a frame to the next, from a level to the next."""
 LEFT, RIGHT, SLOPE, WIDE, HIGH = 244, 846, 52, 42, 22
 """Left edge of the first encoder stage, right edge of the last decoder stage, shift per level, and the size of a stage."""
+LSTM_LEVELS = [level for level, hidden in enumerate(ModelConfig().lstm_channels_per_level()) if hidden]
 FRAMES = {"frame t - 1": 1, "frame t": 4, "frame t + 1": 7}
 CELL = 74
 
@@ -22,9 +23,9 @@ def main() -> None:
     drawing = Drawing(
         1000, 900, "The CLSTM-UNet over three frames",
         "Three rows, one per frame. In each row an encoder goes down through five levels and a decoder goes up again; each "
-        "of these sees its own frame alone. On the skip path of every level and at the bottleneck sits a ConvLSTM. Vertical "
-        "arrows join the ConvLSTMs of a level from frame to frame, in both directions. A dashed line leads from the last frame "
-        "to the first.",
+        "of these sees its own frame alone. At the bottleneck and on every skip but that of full resolution sits a ConvLSTM. "
+        "Vertical arrows join the ConvLSTMs of a level from frame to frame, in both directions. A dashed line leads from the "
+        "last frame to the first.",
     )  # fmt: skip
     drawing.text(24, 34, "CLSTM-UNet, unrolled over time", size=18, bold=True)
     drawing.text(
@@ -37,7 +38,7 @@ def main() -> None:
     study = make_cine(3, 10, shape=(96, 96, 7))
     for row, (name, t) in enumerate(FRAMES.items()):
         _frame(drawing, row, name, *_pictures(study.image[t, ..., 3], study.label[t, ..., 3]))
-    for level in range(len(CHANNELS)):
+    for level in LSTM_LEVELS:
         x = _cell_x(level) + CELL / 2
         for row in range(len(FRAMES)):
             above = TOP + row * ROW + level * STEP
@@ -68,13 +69,15 @@ def _frame(drawing: Drawing, row: int, name: str, image: np.ndarray, label: np.n
         if level < last:
             drawing.box(x, y, WIDE, HIGH, str(channels), "encoder")
             drawing.box(x_up, y, WIDE, HIGH, str(channels), "decoder")
-            drawing.arrow([(cell + CELL + 2, middle), (x_up - 3, middle)])
+            past = cell + CELL if level in LSTM_LEVELS else x + WIDE
+            drawing.arrow([(past + 2, middle), (x_up - 3, middle)])
         else:
             drawing.box(x, y, WIDE, HIGH, str(channels), "encoder")
             up = x_up + SLOPE + WIDE / 2
             drawing.arrow([(cell + CELL + 2, middle), (up, middle), (up, y - STEP + HIGH + 3)], "decoder")
-        drawing.arrow([(x + WIDE + 2, middle), (cell - 3, middle)])
-        drawing.box(cell, y, CELL, HIGH, "ConvLSTM", "lstm", 11)
+        if level in LSTM_LEVELS:
+            drawing.arrow([(x + WIDE + 2, middle), (cell - 3, middle)])
+            drawing.box(cell, y, CELL, HIGH, "ConvLSTM", "lstm", 11)
         if level < last:
             down = x + WIDE / 2
             drawing.arrow([(down, y + HIGH + 2), (down, middle + STEP), (x + SLOPE - 3, middle + STEP)], "encoder")
@@ -118,7 +121,7 @@ def _legend(drawing: Drawing, top: float) -> None:
         76, top + 47, "decoder stage: transposed convolution, concatenation with the skip, one convolution", size=12
     )
     middle = top + 64 + HIGH / 2 + 30
-    drawing.text(24, top + 84, "ConvLSTM, at every level:", "lstm", 12, bold=True)
+    drawing.text(24, top + 84, "Each ConvLSTM:", "lstm", 12, bold=True)
     drawing.text(40, middle + 14, "features", size=12)
     drawing.arrow([(92, middle + 10), (190, middle + 10)])
     drawing.box(192, middle - 1, 84, HIGH, "ConvLSTM", "lstm")

@@ -308,20 +308,20 @@ def test_a_training_stopped_and_resumed_ends_in_time(phantom, tiny, tmp_path, fa
     assert (tmp_path / "run" / LOG).read_text().count("\n") == len(lines), "it was done before"
 
 
-@pytest.mark.parametrize("config", [timed(framewise_fraction=0.3), TrainConfig(epochs=10, framewise_fraction=0.3)])
+@pytest.mark.parametrize("config", [timed(), TrainConfig(epochs=10)])
 def test_the_first_share_of_a_run_is_frame_wise(config):
     if config.time_budget:
         run = Run(config, 2.0, 10.0)
         budget, stages = run.open(), []
-        assert budget.is_frame_wise(0)
+        assert budget.is_frame_wise(0, 0.3)
         while run.epochs_done != budget.last_epoch:
             run.train(run.steps_done + 1)
-            stages.append(budget.is_frame_wise(run.epochs_done))
+            stages.append(budget.is_frame_wise(run.epochs_done, 0.3))
             again = TimeBudget(config, lambda: run.now_s)
             again.load_state_dict(budget.state_dict())
-            assert again.is_frame_wise(run.epochs_done) == stages[-1]
+            assert again.is_frame_wise(run.epochs_done, 0.3) == stages[-1]
     else:
-        stages = [make_budget(config).is_frame_wise(epoch) for epoch in range(10)]
+        stages = [make_budget(config).is_frame_wise(epoch, 0.3) for epoch in range(10)]
     assert stages == sorted(stages, reverse=True)
     assert sum(stages) / len(stages) == pytest.approx(0.3, abs=0.03)
 
@@ -330,5 +330,6 @@ def test_the_first_share_of_a_run_is_frame_wise(config):
     ("epochs", "share", "frame_wise"), [(3, 0.5, 1), (1, 0.9, 0), (10, 0.3, 3), (10, 1.0, 10), (4, 0.0, 0)]
 )
 def test_a_share_below_1_leaves_an_epoch_for_recurrence(epochs: int, share: float, frame_wise: int):
-    budget = make_budget(TrainConfig(epochs=epochs, framewise_fraction=share))
-    assert [budget.is_frame_wise(epoch) for epoch in range(epochs)] == [epoch < frame_wise for epoch in range(epochs)]
+    budget = make_budget(TrainConfig(epochs=epochs))
+    found = [budget.is_frame_wise(epoch, share) for epoch in range(epochs)]
+    assert found == [epoch < frame_wise for epoch in range(epochs)]

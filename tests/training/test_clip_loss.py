@@ -335,7 +335,7 @@ def test_a_batch_without_a_labelled_frame_is_refused():
 
 
 def test_each_step_of_leanness_needs_less_memory_and_more_frames_cost_only_their_states():
-    made = network(dtype=torch.float32)
+    made = network(dtype=torch.float32, lstm_channels=[])
 
     def needed(memory: RecomputeConfig, frames: int) -> int:
         torch.manual_seed(1)

@@ -325,7 +325,7 @@ def test_resuming_an_empty_folder_is_refused(command, phantom, tiny_options, tmp
     [
         (["--train.epochs", "9"], "train.epochs is 9 and was 2; leave it out, or give a new --out"),
         (["--seed", "5", "--train.epochs", "9"], "seed is 5 and was 0 (and "),
-        (["--model.lstm_channels", "0"], "model.lstm_channels is [0, 0] and was [1, 1]"),
+        (["--model.lstm_channels", "0"], "model.lstm_channels is [0, 0] and was [0, 1]"),
     ],
 )
 def test_resuming_with_another_config_names_what_differs(command, phantom, tiny_options, trained, options, words):

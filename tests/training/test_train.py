@@ -91,7 +91,7 @@ def test_a_run_leaves_checkpoints_config_log_and_tensorboard(command, phantom, t
 def test_the_kept_config_is_resolved_and_gives_the_same_run_again(command, trained, phantom, tmp_path):
     kept = yaml.safe_load((trained / CONFIG).read_text())
     assert kept["data"]["in_plane_spacing_mm"] > 0
-    assert kept["model"]["lstm_channels"] == [1, 1]
+    assert kept["model"]["lstm_channels"] == [0, 1]
     assert len(kept["model"]["strides"]) == 1
     assert kept["train"]["precision"] == "fp32"
     assert kept == load_checkpoint(trained / BEST)["config"]

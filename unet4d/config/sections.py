@@ -58,8 +58,9 @@ class DataConfig:
     time, and the network learns more than one step; useful for long series. At prediction the step is 1."""
     foreground_fraction: float = 0.67
     """Share of patches centred on a voxel of a class drawn evenly among those present, 0 to 1; the others lie anywhere."""
-    augmentation: Literal["off", "mild", "strong"] = "mild"
-    """Strength of the augmentation of clips; one spatial warp and one contrast for all frames of a clip."""
+    augmentation: Literal["off", "mild", "strong"] = "strong"
+    """Strength of the augmentation of clips; one spatial warp and one contrast for all frames of a clip. Strong needs some thousand
+    steps."""
     time_augmentation: Literal["off", "mild", "strong"] = "off"
     """Strength of the augmentation of time. mild: at times a clip runs 0.8 to 1.25 times as fast, misses a frame, repeats one or
     has a corrupted one. strong: more often and further, and half of the clips run backwards. A label stays that of its frame."""
@@ -122,8 +123,8 @@ class ModelConfig:
     """Channels of each level, from full resolution to the bottleneck; their number is the number of levels. null: as many levels
     as pool the patch until each edge has 4 to 7 voxels; 32 channels, doubled level by level, at most 320."""
     lstm_channels: int | list[int] | None = None
-    """Hidden channels of each level's ConvLSTM. 0: none, the frame-wise baseline. A list: level by level. Unset, and for levels
-    beyond a list: an eighth of the level's channels. [0]: none at full resolution alone."""
+    """Hidden channels of each level's ConvLSTM. 0: none, the frame-wise baseline. A list: level by level; an eighth of the level's
+    channels beyond it, so []: at every level. Unset: [0], none at full resolution alone."""
     strides: list[Size] | None = None
     """Stride (X, Y, Z) between each level and the next, one fewer than levels. Unset: from the spacing, so that thick slices are
     not pooled while the plane is finer."""
@@ -175,7 +176,7 @@ class ModelConfig:
         channels, given = self.channels or [], self.lstm_channels
         if isinstance(given, int):
             return [given] * len(channels)
-        given = given or []
+        given = [0] if given is None else given
         return [*given, *(max(1, n // 8) for n in channels[len(given) :])]
 
 
@@ -245,9 +246,10 @@ class TrainConfig:
     loss: str | None = None
     """Class of the loss of labelled frames: a subclass of LabelledFramesLoss as package.module.Class, see
     docs/how-to/own_classes.md. The class is imported. Unset: Dice + cross-entropy."""
-    framewise_fraction: float = 0.0
+    framewise_fraction: float | None = None
     """Share of the training, 0 to 1, that comes first and is frame-wise: no recurrence, labelled frames alone, at a fraction
-    of the work per step, in whole epochs. The rest trains recurrence, too, on whole clips. 0: none."""
+    of the work per step, in whole epochs. The rest trains recurrence, too, on whole clips. 0: none. Unset: 0.5; with
+    init_from or data.artifacts, which frame-wise steps do not see, 0."""
     init_from: str | None = None
     """Run folder, checkpoint or model file with the weights to begin with, of this network or of another: what fits is taken,
     outputs by the names of classes; all else begins at random. Unset: random weights."""
@@ -298,6 +300,7 @@ class ResolvedTrainConfig(TrainConfig):
 
     batch_size: int
     init_lr_factor: float = 1.0
+    framewise_fraction: float = 0.0
 
 
 @dataclass

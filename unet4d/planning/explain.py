@@ -66,7 +66,7 @@ def explain_settings(config: ResolvedConfig, given: Config, seen: Fingerprint, g
         "data.patch_size": f"{'the whole study' if is_whole else 'as much as fits of the whole study'}, {by(whole)}",
         "data.frames": "all of the longest study" if data.frames == longest else f"as many as fit, of up to {longest}",
         "model.channels": f"{len(model.channels)} levels, until nothing is left to pool",
-        "model.lstm_channels": "default fraction of each level's channels",
+        "model.lstm_channels": "default fraction of each level's channels, none at full resolution",
         "model.strides": _explain_slices(model.strides, seen, "pooled"),
         "model.kernel_size": _explain_slices(model.kernel_size, seen, "convolved"),
         "train.batch_size": clips,

@@ -56,9 +56,9 @@ class EpochBudget:
     def set_readings(self, *readings: float) -> None:
         """Set the state to what rank 0 has read; there is none without a clock."""
 
-    def is_frame_wise(self, epochs_done: int) -> bool:
-        """Return whether the next epoch ends within the `framewise_fraction` of the run that comes first."""
-        return epochs_done + 1 <= round(self.config.framewise_fraction * self.config.epochs, 6)
+    def is_frame_wise(self, epochs_done: int, fraction: float) -> bool:
+        """Return whether the next epoch ends within this fraction of the run, which comes first."""
+        return epochs_done + 1 <= round(fraction * self.config.epochs, 6)
 
     def learning_rate_factor(self, step: int) -> float:
         """Return the fraction of the peak learning rate at a step, counted from 0."""
@@ -170,9 +170,9 @@ class TimeBudget(EpochBudget):
         """Set seconds spent, progress and end to what rank 0 has read."""
         self.spent_s, self.progress, self.is_over = readings[0], readings[1], bool(readings[2])
 
-    def is_frame_wise(self, epochs_done: int) -> bool:
-        """Return whether the next epoch begins within the `framewise_fraction` of the time for steps."""
-        return self.progress < self.config.framewise_fraction
+    def is_frame_wise(self, epochs_done: int, fraction: float) -> bool:
+        """Return whether the next epoch begins within this fraction of the time for steps."""
+        return self.progress < fraction
 
     def learning_rate_factor(self, step: int) -> float:
         """Return the fraction of the peak learning rate at a step, by the progress set before it.

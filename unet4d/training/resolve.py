@@ -29,6 +29,8 @@ from unet4d.system.text import count
 LARGEST_PATCH = (128, 128, 32)
 INIT_LR_FACTOR = 0.3
 """Learning rate of weights from another training over that of new ones: at 1 they are forgotten, see experiments/README.md."""
+FRAMEWISE_FRACTION = 0.5
+"""Share of a training that is frame-wise by default: as accurate as none, see experiments/README.md."""
 CPU_PATCH_VOXELS, CPU_EDGE_STEP, CPU_FRAMES, CPU_CHANNELS = 64_000, 8, 4, [16, 32, 64, 128]
 """Sizes for a CPU, on which a step takes about a second: 80 x 80 x 10 or 40 x 40 x 40 voxels; patch edges are multiples of the step
 unless the study ends before."""
@@ -54,6 +56,12 @@ def fit_cpu(config: Config, seen: Fingerprint) -> tuple[Config, str]:
         chosen.append(f"--data.frames {CPU_FRAMES}")
     line = f"sizes chosen for a CPU: {', '.join(chosen)}; give others to override them" if chosen else ""
     return replace(config, data=data, model=model), line
+
+
+def _framewise_fraction(config: Config) -> float:
+    """Return the share that is frame-wise: none that another training has done, and none that would miss the artifacts."""
+    given, without = config.train.framewise_fraction, config.train.init_from or config.data.artifacts
+    return (0.0 if without else FRAMEWISE_FRACTION) if given is None else given
 
 
 def _cpu_patch(shape: Size) -> Size:
@@ -106,6 +114,7 @@ def resolve(config: Config, seen: Fingerprint, precision: Precision, ranks: Proc
     train = {
         "precision": precision,
         "batch_size": config.train.batch_size or BATCH_SIZE * ranks.size,
+        "framewise_fraction": _framewise_fraction(config),
         "init_lr_factor": config.train.init_lr_factor or (INIT_LR_FACTOR if config.train.init_from else 1.0),
     }
     return ResolvedConfig(

@@ -126,9 +126,10 @@ class Trainer:
 
     def _train_stage(self) -> None:
         """Train the frame-wise epochs, on labelled frames alone, or those with recurrence on whole clips, to the stage's end."""
-        config, ranks, frame_wise = self.config, self.ranks, self.budget.is_frame_wise(self.epochs_done)
+        config, ranks, fraction = self.config, self.ranks, self.config.train.framewise_fraction
+        frame_wise = self.budget.is_frame_wise(self.epochs_done, fraction)
         self.training_step.frame_wise = frame_wise
-        if config.train.framewise_fraction and not self.network.is_frame_wise:
+        if fraction and not self.network.is_frame_wise:
             stage = "frame-wise, labelled frames alone" if frame_wise else "recurrence on whole clips"
             logger.info(f"from epoch {self.epochs_done + 1} on: {stage}")
         clips = training_clips(self.training, config, self.task, frame_wise)
@@ -136,9 +137,9 @@ class Trainer:
         # Several ranks check for a stop signal together, between steps; not where one of them waits.
         check = self._stop_if_requested if ranks.size == 1 else lambda: None
         with BatchLoader(clips, config, steps, ranks, self.device.type == "cuda", check) as self.loader:
-            while not self.is_done and self.budget.is_frame_wise(self.epochs_done) == frame_wise:
+            while not self.is_done and self.budget.is_frame_wise(self.epochs_done, fraction) == frame_wise:
                 self.train_epoch()
-        if frame_wise and self.is_done and config.train.framewise_fraction < 1 and not self.network.is_frame_wise:
+        if frame_wise and self.is_done and fraction < 1 and not self.network.is_frame_wise:
             logger.warning("no epoch trained recurrence: give more time, or fewer --train.steps_per_epoch")
 
     def train_epoch(self) -> None:

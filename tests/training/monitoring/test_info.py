@@ -116,6 +116,7 @@ def test_settings_other_than_the_defaults_are_shown(known, tmp_path):
         "model.kernel_size": [[3, 3, 1], [3, 3, 3]],
         "train.batch_size": 2,
         "train.init_lr_factor": 1.0,
+        "train.framewise_fraction": 0.0,
     }
 
 
