@@ -66,7 +66,11 @@ def test_a_run_leaves_checkpoints_config_log_and_tensorboard(command, phantom, t
         "a warning of a network of four steps"
     )
     assert "2 training and 1 validation studies" in done.told
-    assert f"best model: {run / BEST}" in done.told.splitlines()
+    told = done.told.splitlines()
+    chosen = next(line for line in told if line.startswith("choosing post-processing on held-out subjects"))
+    assert told.index(f"best model: {run / BEST}") < told.index(chosen), (
+        "said, because it takes its time after the training"
+    )
     assert done.told.splitlines()[-1] == f"recorded: {run / POSTPROCESSING}"
     assert sorted(path.name for path in run.iterdir() if path.name != ".lock") == sorted(
         [BEST, LAST, PREVIOUS, CONFIG, LOG, BOARD, SUMMARY, TRAINING_DATA, POSTPROCESSING]

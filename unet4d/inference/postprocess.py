@@ -114,6 +114,9 @@ def postprocess_trained(run: PathLike, dataset: PathLike, device: str = "auto") 
             if read_steps(run) is not None:
                 return
         if any(model.task.held_out for model in load_models([run], "cpu")):
+            logger.info(
+                "choosing post-processing on held-out subjects, outside of a time budget; --postprocess off skips it"
+            )
             postprocess(run, dataset, device=device)
     except Unet4DError as error:
         logger.warning(f"no post-processing was chosen: {error}")
