@@ -97,9 +97,18 @@ def versions() -> dict[str, Any]:
         "numpy": importlib.metadata.version("numpy"),
         "python": platform.python_version(),
         "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version(),
+        "cudnn": _cudnn_version(),
         "driver": driver_version(),
     }
+
+
+def _cudnn_version() -> int | None:
+    """Return cuDNN's number; None where torch is built without, or refuses the one that is there, as for a GPU too old for it."""
+    import torch
+
+    with contextlib.suppress(RuntimeError):
+        return torch.backends.cudnn.version()
+    return None
 
 
 def cudnn_words(version: int | None) -> str | None:
