@@ -14,7 +14,7 @@ from unet4d.models.clstm_unet import CLSTMUNet
 from unet4d.models.device import autocast
 from unet4d.models.topology import resolve_model
 
-FRAMEWISE, DEFAULT = "frame-wise baseline", "every level, bidirectional (the default)"
+FRAMEWISE, DEFAULT = "frame-wise baseline", "all but full resolution, bidirectional (the default)"
 
 
 def recurrence_table(
@@ -25,7 +25,8 @@ def recurrence_table(
     options: dict[str, dict[str, Any]] = {
         FRAMEWISE: {"lstm_channels": 0},
         "bottleneck only, forward": {"lstm_channels": bottleneck, "direction": "forward"},
-        "every level, forward": {"direction": "forward"},
+        "every level, forward": {"lstm_channels": [], "direction": "forward"},
+        "every level, bidirectional": {"lstm_channels": []},
         DEFAULT: {},
     }
     networks = {}

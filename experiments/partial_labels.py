@@ -100,14 +100,15 @@ def _run(out: Path, source: Path, here: Path, arm: Arm, seed: int) -> dict[str, 
     data, truth = _derive(source, here / "train", arm), _derive(out / "new", here / "new", Arm(arm.classes))
     config = Config(
         seed=seed,
-        data=DataConfig(val_subjects=[], patch_size=(32, 32, 6), frames=3, num_workers=0),
-        model=ModelConfig(channels=[8, 16, 24]),
+        data=DataConfig(val_subjects=[], patch_size=(32, 32, 6), frames=3, num_workers=0, augmentation="mild"),
+        model=ModelConfig(channels=[8, 16, 24], lstm_channels=[]),
         train=TrainConfig(
             epochs=EPOCHS,
             steps_per_epoch=arm.times * STEPS // EPOCHS,
             batch_size=2,
             learning_rate=3e-3,
             warmup_steps=20,
+            framewise_fraction=0.0,
         ),
     )
     shutil.rmtree(here / "run", ignore_errors=True)

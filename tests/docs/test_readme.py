@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.real_cine.readme import results_block, with_results
+from experiments.real_cine.readme import results_block, verdict, with_results
 from unet4d import read_image
 from unet4d.cli.main import _parse
 from unet4d.datasets.dataset import read_dataset
@@ -45,7 +45,20 @@ def test_its_first_screen_has_a_moving_picture_and_two_commands():
 def test_its_results_are_the_recorded_ones():
     assert results_block() in README
     assert with_results(README) == README
-    assert "no difference shown" in results_block()
+
+
+@pytest.mark.parametrize(
+    ("p_holm", "interval", "words"),
+    [
+        (0.01, (0.1, 0.3), "a difference"),
+        (0.3, (0.1, 0.3), "a hint"),
+        (0.3, (-0.3, -0.1), "a hint"),
+        (0.3, (-0.1, 0.3), "no difference shown"),
+        (None, (-0.1, 0.3), "no difference shown"),
+    ],
+)
+def test_its_words_are_no_stronger_than_the_test(p_holm, interval, words):
+    assert verdict({"p_holm": p_holm, "ci95": interval}) == words
 
 
 def test_the_extras_it_installs_are_there():

@@ -95,11 +95,20 @@ def test_weights_from_another_training_learn_more_slowly_unless_a_factor_is_give
 
 
 @pytest.mark.parametrize(
-    ("given", "share"), [({}, 0.5), ({"init_from": "run"}, 0.0), ({"framewise_fraction": 0.0}, 0.0),
-                         ({"artifacts": 0.2}, 0.0), ({"artifacts": 0.2, "framewise_fraction": 0.5}, 0.5),
-                         ({"init_from": "run", "framewise_fraction": 0.2}, 0.2)]
-)  # fmt: skip
-def test_half_of_a_training_is_frame_wise_unless_it_continues_another_or_a_share_is_given(given, share):
+    ("given", "share"),
+    [
+        ({}, 0.0),
+        ({"time_budget": "1h"}, 0.5),
+        ({"time_budget": "1h", "init_from": "run"}, 0.0),
+        ({"time_budget": "1h", "artifacts": 0.2}, 0.0),
+        ({"time_budget": "1h", "time_augmentation": "mild"}, 0.0),
+        ({"time_budget": "1h", "consistency_weight": 1.0}, 0.0),
+        ({"time_budget": "1h", "framewise_fraction": 0.0}, 0.0),
+        ({"time_budget": "1h", "artifacts": 0.2, "framewise_fraction": 0.3}, 0.3),
+        ({"framewise_fraction": 0.2}, 0.2),
+    ],
+)
+def test_half_of_a_time_budget_is_frame_wise_unless_clips_teach_more_or_a_share_is_given(given, share):
     resolved = resolve(make_config(**given), seen(64, 64, 8), "fp32")
     assert resolved.train.framewise_fraction == share
     assert ResolvedConfig.from_dict(resolved.as_dict()) == resolved

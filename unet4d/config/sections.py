@@ -248,8 +248,9 @@ class TrainConfig:
     docs/how-to/own_classes.md. The class is imported. Unset: Dice + cross-entropy."""
     framewise_fraction: float | None = None
     """Share of the training, 0 to 1, that comes first and is frame-wise: no recurrence, labelled frames alone, at a fraction
-    of the work per step, in whole epochs. The rest trains recurrence, too, on whole clips. 0: none. Unset: 0.5; with
-    init_from or data.artifacts, which frame-wise steps do not see, 0."""
+    of the work per step, in whole epochs. The rest trains recurrence, too, on whole clips. 0: none. Unset: 0.5 of a
+    time_budget; 0 without one, with init_from, and with what single frames do not teach: consistency_weight, data.artifacts,
+    data.time_augmentation."""
     init_from: str | None = None
     """Run folder, checkpoint or model file with the weights to begin with, of this network or of another: what fits is taken,
     outputs by the names of classes; all else begins at random. Unset: random weights."""

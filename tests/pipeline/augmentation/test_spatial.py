@@ -56,7 +56,7 @@ def test_what_is_read_suffices_and_is_wider_by_an_even_number(tilt):
         read = apply_warp(center_crop(image, size.tolist()), warp, PATCH)
         assert torch.allclose(read, apply_warp(image, warp, PATCH), atol=1e-5)
         if warp != SpatialWarp():
-            too_small = apply_warp(torch.ones(1, *np.maximum(size - 2, 1).tolist()), warp, PATCH)
+            too_small = apply_warp(torch.ones(1, *np.maximum(size - [2, 2, 2 * tilt], 1).tolist()), warp, PATCH)
             assert float(too_small.min()) < 0.999
 
 
@@ -138,14 +138,20 @@ def test_each_slice_is_read_where_its_own_shift_leads_in_all_frames_and_labels_a
     assert torch.equal(warp_label(label, warp, (24, 20, 3)), (expected % 4).to(torch.uint8))
 
 
+@pytest.mark.parametrize(("warp", "slices"), [({"angles": (0.1, 0.0, 0.0)}, 3), ({}, 2), ({}, 4)])
+def test_shifts_that_fit_no_patch_are_refused(warp, slices):
+    with pytest.raises(ValueError, match="slice_shifts"):
+        apply_warp(torch.zeros(1, 30, 24, 3), SpatialWarp(**warp, slice_shifts=((1.0, 0.0),) * 3), (24, 20, slices))
+
+
 def test_two_fifths_of_thick_stacks_have_shifted_slices_and_no_others():
     warps = [drawn(seed, "strong", tilt=False) for seed in range(500)]
     shifts = np.array([warp.slice_shifts for warp in warps if warp.slice_shifts])
     assert len(shifts) / 500 == pytest.approx(0.4, abs=0.05)
     assert shifts.shape[1:] == (PATCH[2], 2)
-    assert np.sqrt(np.square(shifts).mean()) == pytest.approx(
-        5 / math.sqrt(3), rel=0.1
-    )  # deviations are uniform from 0 to 5
+    # Deviations are uniform from 0 to 5; a normal number clipped at 2 deviations has a variance of 0.92.
+    assert np.sqrt(np.square(shifts).mean()) == pytest.approx(5 * math.sqrt(0.92 / 3), rel=0.1)
+    assert np.abs(shifts).max() <= 10
     assert not any(drawn(seed, "strong", tilt=True).slice_shifts for seed in SEEDS)
     rng = np.random.default_rng(0)
     single = [sample_warp(rng, SPACE_PRESETS["strong"], (24, 20, 1), False, ("signal",)) for _ in SEEDS]

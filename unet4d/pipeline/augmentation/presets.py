@@ -28,7 +28,7 @@ class RandomRange(NamedTuple):
 
 
 class SpacePreset(NamedTuple):
-    """The range of changes in space; sizes are fractions."""
+    """The range of changes in space; sizes are fractions, but for those of slices."""
 
     probability: float  # of rotation, zoom, stretch and shift together
     rotation_deg: float  # largest, about each axis

@@ -19,6 +19,8 @@ from unet4d.images.grid import IGNORE, argmax_classes, certain_classes
 from unet4d.pipeline.augmentation.presets import SpacePreset
 
 Triple = tuple[float, float, float]
+MOST_DEVIATIONS = 2.0
+"""Bound of a slice's shift along an axis, in standard deviations: what was drawn stays within the patch."""
 ROUNDING = 1e-6
 """Voxels that a warp may reach beyond what is read: less than its arithmetic is off by."""
 
@@ -34,6 +36,12 @@ class SpatialWarp:
     scale: Triple = (1.0, 1.0, 1.0)  # voxels read per voxel of the patch; above 1 everything shrinks
     shift: Triple = (0.0, 0.0, 0.0)  # voxels
     slice_shifts: tuple[tuple[float, float], ...] = ()  # voxels of the patch along X and Y, for each slice; empty: none
+
+    def __post_init__(self) -> None:
+        if self.slice_shifts and not self.in_plane:
+            raise ValueError(
+                "got slice_shifts in a warp across slices; leave out its rotation, scale and shift across them"
+            )
 
     @property
     def rotation(self) -> np.ndarray:
@@ -103,11 +111,12 @@ def sample_warp(
 
 
 def _sample_slice_shifts(rng: np.random.Generator, preset: SpacePreset, slices: int) -> tuple[tuple[float, float], ...]:
-    """Return a shift of each slice, or none: each is measured in a breath-hold of its own, and the heart lies elsewhere in each."""
+    """Return a shift of each slice, or none: each is often measured in its own breath-hold, and organs lie elsewhere in each."""
     deviation = preset.slice_shift.sample(rng)
     if deviation is None or slices == 1:
         return ()
-    return tuple((x, y) for x, y in rng.normal(0.0, deviation, (slices, 2)).tolist())
+    shifts = deviation * rng.normal(size=(slices, 2)).clip(-MOST_DEVIATIONS, MOST_DEVIATIONS)
+    return tuple((x, y) for x, y in shifts.tolist())
 
 
 def sample_flips(rng: np.random.Generator, preset: SpacePreset, axes: Sequence[int]) -> tuple[int, ...]:
@@ -136,6 +145,10 @@ def apply_warp(image: Tensor, warp: SpatialWarp, patch_size: Sequence[int]) -> T
     Returns:
         (N, *patch_size) float32.
     """
+    if warp.slice_shifts and not len(warp.slice_shifts) == patch_size[2] <= image.shape[-1]:
+        raise ValueError(
+            f"got {len(warp.slice_shifts)} slice_shifts and {image.shape[-1]} slices for {patch_size[2]} of the patch"
+        )
     if not warp.in_plane or image.shape[-1] < patch_size[2]:
         return _resample(image.float()[None], warp.affine[None], patch_size)[0]
     slices = center_crop(image.float(), (*image.shape[1:3], patch_size[2])).movedim(-1, 0)
