@@ -59,7 +59,7 @@ def test_a_command_parses(before, words, tmp_path, monkeypatch):
         options = shlex.split(before.partition("torchrun ")[2])
         parser = torch.distributed.run.get_args_parser()
         if "--shutdown-timeout" in options and "--shutdown-timeout" not in parser.format_help():
-            pytest.skip("torch's torchrun has no --shutdown-timeout, as the page says of torch 2.10")
+            pytest.skip("torch's torchrun has no --shutdown-timeout, as the page notes for torch 2.10")
         parsed = parser.parse_args([*options, "unet4d", *given])
         assert parsed.module
         assert parsed.training_script_args == given
