@@ -165,9 +165,9 @@ def _space(by: SpacePreset) -> list[Row]:
         Row("stretch of each axis on top", f"{often}{_share(by.stretch)}", "anatomy a little longer or wider"),
         Row("shift along X and Y", f"{often}{_share(by.shift)} of the patch", "what the middle of a patch shows"),
         Row(
-            "shift of each slice, deviation in voxels",
+            "shift of each slice, deviation in voxels; at most twice that",
             f"{_share(by.probability * by.slice_shift.probability)}: {by.slice_shift.low:g} to {by.slice_shift.high:g}",
-            "thick slices are measured in a breath-hold each, and the heart lies elsewhere in each (Chandler et al. 2008)",
+            "thick slices are often measured in a breath-hold each, and the heart lies elsewhere in each (Chandler et al. 2008)",
         ),
         Row(
             "mirroring of each of `data.flip_axes`",
