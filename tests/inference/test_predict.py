@@ -225,6 +225,7 @@ def test_two_calls_into_one_folder_keep_each_others_rows(model_file, tmp_path, s
     assert [row["case"] for row in rows_of(out)] == ["a"] * len(before) + ["b"] * len(before)
     cases = json.loads((out / "prediction.json").read_text())["cases"]
     usual = {"overlap": None, "mirror_axes": None, "cyclic_shifts": 1, "priming_frames": None, "precision": "auto"}
+    usual["temporal_smoothing"] = None
     more = {"settings": usual, "postprocessing": [], "conditions": None}
     assert {case: entry | {"conditions": None} for case, entry in cases.items()} == {
         "a": {"image": str(tmp_path / "a.nii.gz"), "time": "open", "model": str(model)} | more,
@@ -319,7 +320,8 @@ def test_several_models_can_be_named_and_all_are_recorded(command, model_file, t
     assert found == {
         "image": str(tmp_path / "heart.nii.gz"), "time": "open", "models": [str(path) for path in models],
         "settings": {
-            "overlap": 0.25, "mirror_axes": None, "cyclic_shifts": 1, "priming_frames": None, "precision": "auto",
+            "overlap": 0.25, "mirror_axes": None, "cyclic_shifts": 1, "priming_frames": None, "temporal_smoothing": None,
+            "precision": "auto",
         }, "postprocessing": [],
     }  # fmt: skip
 

@@ -166,6 +166,13 @@ def inference_options(parser: ArgumentParser, scratch: str = "--out") -> None:
     )
     add(
         parser,
+        "--temporal_smoothing",
+        help="standard deviation, in frames, of the Gaussian that smooths the network's output over time; 0: none; default: "
+        "that of the model, else a twentieth of the cycle of a cyclic study",
+        type=float,
+    )
+    add(
+        parser,
         "--precision",
         help="arithmetic of the network",
         choices=["auto", "bf16", "fp16", "tf32", "fp32"],
@@ -191,6 +198,7 @@ def inference_options_of(args: Namespace) -> InferenceOptions:
         mirror_axes=None if args.mirror_axes is None else tuple(args.mirror_axes),
         cyclic_shifts=args.cyclic_shifts,
         priming_frames=args.priming_frames,
+        temporal_smoothing=args.temporal_smoothing,
         max_memory_bytes=None if args.max_memory is None else bytes_of(args.max_memory, "--max_memory"),
         precision=args.precision,
         probabilities=getattr(args, "probabilities", False),

@@ -6,6 +6,7 @@ In: what a user set, or plain values of YAML and checkpoints. Out: `Config`, in 
 from __future__ import annotations
 
 from unet4d.config.config import Config, ResolvedConfig
+from unet4d.config.inference_section import MOST_SMOOTHING, InferenceConfig
 from unet4d.config.sections import (
     BATCH_SIZE,
     CHANNELS,
@@ -17,7 +18,6 @@ from unet4d.config.sections import (
     MOST_VOXELS,
     MOST_WORKERS,
     DataConfig,
-    InferenceConfig,
     ModelConfig,
     Precision,
     RecomputeConfig,
@@ -37,6 +37,7 @@ __all__ = [
     "MOST",
     "MOST_CHANNELS",
     "MOST_LEVELS",
+    "MOST_SMOOTHING",
     "MOST_VOXELS",
     "MOST_WORKERS",
     "Config",

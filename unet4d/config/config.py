@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self, cast, get_type_hints
 
+from unet4d.config.inference_section import InferenceConfig
 from unet4d.config.sections import (
     FOLDS,
     DataConfig,
-    InferenceConfig,
     ModelConfig,
     RecomputeConfig,
     ResolvedDataConfig,

@@ -20,6 +20,7 @@ CONDITION_NAMES = {
     "cyclic_shifts": "cyclic shifts",
     "overlap": "the overlap of windows",
     "priming_frames": "priming frames",
+    "temporal_smoothing": "smoothing over time",
     "postprocessing": "post-processing",
 }
 """Conditions that a comparison needs to be the same, with their names for people."""

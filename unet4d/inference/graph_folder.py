@@ -137,6 +137,7 @@ def describe_model(model: TrainedModel, card: Mapping[str, Any]) -> dict[str, An
             "sigma": SIGMA_SCALE,
             "mirror_axes": sorted(set(window.mirror_axes)),
             "priming_frames": window.priming_frames,
+            "temporal_smoothing": window.temporal_smoothing,
         },
         "postprocessing": [describe_step(step, task) for step in card["postprocessing"]],
         "card": dict(card),

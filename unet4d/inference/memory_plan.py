@@ -26,6 +26,7 @@ from unet4d.inference.memory_budget import (
     gpu_usable_bytes,
 )
 from unet4d.inference.options import InferenceOptions, Models
+from unet4d.inference.temporal_smoothing import SMOOTHED_ROWS
 from unet4d.inference.window_memory import generous_bytes, window_memory
 from unet4d.inference.window_predictor import CPU, WindowPredictor
 from unet4d.models.checkpoint import TrainedModel
@@ -218,8 +219,9 @@ class Blocks:
     def needed(self, rows: int, columns: int) -> int:
         """Return the bytes for blocks of this many native rows and columns.
 
-        They are sums as far as the windows reach, what each network carries on, the mean of several, and one native frame.
+        They are sums as far as the windows reach, what each network carries on, the mean of several, copies of a row while it is
+        smoothed over time, and one native frame.
         """
         x, y = rows * self.scale[0] + 2, columns * self.scale[1] + 2
-        working_rows = x + self.carried_rows * (1 + self.models) + (x if self.models > 1 else 0)
+        working_rows = x + SMOOTHED_ROWS + self.carried_rows * (1 + self.models) + (x if self.models > 1 else 0)
         return int(self.unit_bytes * working_rows * y + self.native_unit_bytes * max(rows, x) * max(columns, y))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from unet4d.config import MOST, InferenceConfig, Precision
+from unet4d.config import MOST, MOST_SMOOTHING, InferenceConfig, Precision
 from unet4d.errors import InputError
 from unet4d.images.time_axis import TimeAxis, check_time_axis
 from unet4d.models.checkpoint import TrainedModel
@@ -28,6 +28,7 @@ class InferenceOptions:
         sw_batch_size: windows computed at once.
         mirror_axes: axes (0 = X, 1 = Y, 2 = Z) to mirror along, too; twice the work for each.
         priming_frames: frames of a cyclic study over which recurrence runs first; those of the study and more: a whole round.
+        temporal_smoothing: standard deviation in frames of the Gaussian that smooths logits over time; 0: none.
         cyclic_shifts: logits of a cyclic study are averaged over this many first frames, evenly spread; that many times the work.
         max_memory_bytes: main memory the process stays within; None: what is free. See `MemoryBudget`.
         precision: "auto", "bf16", "fp16", "tf32" or "fp32".
@@ -40,6 +41,7 @@ class InferenceOptions:
     sw_batch_size: int | None = None
     mirror_axes: tuple[int, ...] | None = None
     priming_frames: int | None = None
+    temporal_smoothing: float | None = None
     cyclic_shifts: int = 1
     max_memory_bytes: int | None = None
     precision: Precision = "auto"
@@ -52,10 +54,11 @@ class InferenceOptions:
             check_time_axis(self.time, "time", "correct it")
         if self.overlap is not None and not 0 <= self.overlap < 1:
             raise InputError(f"got overlap {self.overlap}, expected a share from 0 to below 1; correct it")
-        for name, least in (("cyclic_shifts", 1), ("sw_batch_size", 1), ("priming_frames", 0)):
+        ranges = {"cyclic_shifts": (1, MOST), "sw_batch_size": (1, MOST), "priming_frames": (0, MOST)}
+        for name, (least, most) in {**ranges, "temporal_smoothing": (0, MOST_SMOOTHING)}.items():
             value = getattr(self, name)
-            if value is not None and not least <= value <= MOST:
-                raise InputError(f"got {name} {short_repr(value)}, expected {least} to {MOST}; correct it")
+            if value is not None and not least <= value <= most:
+                raise InputError(f"got {name} {short_repr(value)}, expected {least} to {most}; correct it")
         if not set(self.mirror_axes or ()) <= {0, 1, 2}:
             raise InputError(
                 f"got mirror_axes {list(self.mirror_axes or ())}, expected axes among 0, 1 and 2; correct it"
@@ -67,6 +70,7 @@ class InferenceOptions:
             "overlap": self.overlap,
             "sw_batch_size": self.sw_batch_size,
             "priming_frames": self.priming_frames,
+            "temporal_smoothing": self.temporal_smoothing,
             "mirror_axes": None if self.mirror_axes is None else list(self.mirror_axes),
         }
         return replace(trained, **{name: value for name, value in asked.items() if value is not None})  # type: ignore[arg-type]

@@ -217,6 +217,7 @@ def _made_from(
             "mirror_axes": None if options.mirror_axes is None else list(options.mirror_axes),
             "cyclic_shifts": options.cyclic_shifts,
             "priming_frames": options.priming_frames,
+            "temporal_smoothing": options.temporal_smoothing,
             "precision": options.precision,
         },
         "postprocessing": [step.as_dict() for step in steps],

@@ -20,6 +20,7 @@ from unet4d.inference.memory_plan import plan_tiling
 from unet4d.inference.options import InferenceOptions, Models
 from unet4d.inference.prepare import PreprocessedStudy, prepare_image
 from unet4d.inference.sliding_window import logit_blocks
+from unet4d.inference.temporal_smoothing import smooth_over_time, smoothing_frames
 from unet4d.inference.window_predictor import WindowPredictor
 from unet4d.inference.windows import Windows
 from unet4d.models.checkpoint import TrainedModel
@@ -117,6 +118,8 @@ def segment_study(
     predictors = [_predictor(model, study, options) for model in models]
     tiling = plan_tiling(models, predictors, info, grid, options.probabilities, budget)
     windows = [Windows(grid.shape, one.roi_size, one.config.overlap) for one in predictors]
+    cyclic = study.time == "cyclic"
+    sigma = smoothing_frames(predictors[0].config, info.frames, cyclic)
     total = sum(one.reaching(native.axes[1].needed(*columns)) for columns in tiling.columns for one in windows)
     free_memory = trim_freed_memory if tiling.is_tight else (lambda: None)
     disable = None if shows_progress else True
@@ -133,6 +136,7 @@ def segment_study(
         for rows, columns, logits in logit_blocks(predictors, study.image, native.axes, tiling, native.of_regions):
             if not allow_nan:
                 check_finite(logits, info.source or "the image")
+            smooth_over_time(logits, sigma, cyclic)
             native.fill(logits, rows, columns)
             del logits
             free_memory()

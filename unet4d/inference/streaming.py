@@ -49,9 +49,9 @@ class _StreamingPredictor(WindowPredictor):
 class StreamingSegmenter:
     """A segmenter of frames as they arrive, with a network of direction "forward", in which no frame depends on a later one.
 
-    It returns frame by frame what `segment` returns for the whole study as an open one, if the scale of intensities is that
-    study's. The scale is not known before the study ends: live, that of an earlier study of the same kind serves (`scale_of`),
-    else that of the first frame. A loop cannot be run through first, so a cyclic study begins cold.
+    It returns frame by frame what `segment` returns for the whole study as an open one, without smoothing over time, if the scale
+    of intensities is that study's. The scale is not known before the study ends: live, that of an earlier study of the same kind
+    serves (`scale_of`), else that of the first frame. A loop cannot be run through first, so a cyclic study begins cold.
 
     It keeps the ConvLSTMs' states of every window: hidden and cell state of each level, whatever the number of frames.
 

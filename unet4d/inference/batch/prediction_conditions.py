@@ -24,8 +24,9 @@ def prediction_conditions(models: Models, options: InferenceOptions, steps: Sequ
 
     Returns:
         `runs`: folders of the models; `checkpoint`: "best", "last" or the file's name; `models`: their number; `mirror_axes`,
-        `overlap` and `cyclic_shifts` of the first; `postprocessing`: steps; `training_seconds` and `training_steps`: of all models
-        together, where the summary.json of their runs has them; `priming_frames` of networks with recurrence.
+        `overlap` and `cyclic_shifts` of the first; `temporal_smoothing`: frames, or "by the cycle" where none are set;
+        `postprocessing`: steps; `training_seconds` and `training_steps`: of all models together, where the summary.json of their
+        runs has them; `priming_frames` of networks with recurrence.
     """
     window = options.window_config(models[0].config.inference)
     paths = [model.path.resolve() for model in models]
@@ -41,6 +42,7 @@ def prediction_conditions(models: Models, options: InferenceOptions, steps: Sequ
         "mirror_axes": list(window.mirror_axes),
         "overlap": window.overlap,
         "cyclic_shifts": options.cyclic_shifts,
+        "temporal_smoothing": "by the cycle" if window.temporal_smoothing is None else window.temporal_smoothing,
         "postprocessing": [step.as_dict() for step in steps],
         "training_seconds": _sum(seconds),
         "training_steps": _sum(steps_done),

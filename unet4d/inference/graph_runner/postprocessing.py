@@ -1,4 +1,4 @@
-"""The post-processing of label maps, postprocessing.py beside run.py: the operations of `unet4d predict`, in numpy alone.
+"""What follows the network, postprocessing.py beside run.py: smoothing over time, and steps for label maps, in numpy alone.
 
 A component lies in one frame. Voxels that share a corner are connected; background is connected by faces alone.
 """
@@ -33,6 +33,24 @@ def postprocessed(label, steps, cyclic):
             else:
                 part[REMOVALS[step["operation"]](mask, cyclic)] = 0
     return label
+
+
+def smoothed_over_time(logits, sigma, cyclic):
+    """Return logits (T, K, X, Y, Z) after a Gaussian over time, `sigma` in frames; None: a twentieth of the cycle, if there is one.
+
+    Beyond the ends of an open series its first and its last frame go on.
+    """
+    frames = len(logits)
+    sigma = (0.05 * frames if cyclic else 0) if sigma is None else sigma
+    offsets = np.arange(-int(3 * sigma + 0.5), int(3 * sigma + 0.5) + 1)
+    if len(offsets) == 1:
+        return logits
+    weights = np.exp(-0.5 * (offsets / sigma) ** 2)
+    smoothed = np.zeros_like(logits)
+    for offset, weight in zip(offsets, (weights / weights.sum()).astype(np.float32), strict=True):
+        at = np.arange(frames) + offset
+        smoothed += weight * logits[at % frames if cyclic else at.clip(0, frames - 1)]
+    return smoothed
 
 
 def majority_over_time(label, cyclic):

@@ -1,0 +1,42 @@
+"""The settings of inference: the sliding window, and what is done over time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from unet4d.config.sections import MOST
+from unet4d.system.checks import check_ranges, check_types, require
+
+MOST_SMOOTHING = 1000
+"""Frames."""
+
+
+@dataclass
+class InferenceConfig:
+    """The sliding window: in space only, over all frames at once."""
+
+    overlap: float = 0.5
+    """Share of a window that its neighbour covers too, 0 to below 1."""
+    sw_batch_size: int = 1
+    """Windows computed at once."""
+    chunk_frames: int | None = None
+    """Frames computed at once. The states are handed on, so the result does not depend on it. Unset: as many
+    as fit the memory."""
+    mirror_axes: list[int] = field(default_factory=list)
+    """Axes (0 = X, 1 = Y, 2 = Z) along which a study is mirrored, too, and the results averaged: twice the work for each. Of
+    data.flip_axes: no network knows a study mirrored as it never saw one."""
+    priming_frames: int | None = 12
+    """Frames of a cyclic study over which recurrence runs before the run that counts: its last ones, backward its first ones.
+    0: none, as in an open study. null: all, a whole round."""
+    temporal_smoothing: float | None = None
+    """Standard deviation, in frames, of the Gaussian that smooths the network's output over time, before the label map is taken
+    from it. Unset: a twentieth of the cycle of a cyclic study, 0 of an open one. 0: none."""
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        check_types(self, "inference")
+        require(0 <= self.overlap < 1, "inference.overlap", self.overlap, "a share from 0 to below 1")
+        ranges = {"sw_batch_size": (1, MOST), "chunk_frames": (1, MOST), "priming_frames": (0, MOST)}
+        check_ranges(self, "inference", ranges | {"temporal_smoothing": (0, MOST_SMOOTHING)})
+        axes = self.mirror_axes
+        require(set(axes) <= {0, 1, 2}, "inference.mirror_axes", axes, "a list of axes among 0, 1 and 2")
