@@ -65,7 +65,9 @@ def test_the_suites_are_complete(name):
     assert set(suite.tested) <= {name for group in table.GROUPS.values() for name in group}
     base = yaml.safe_load(BASE.read_text(encoding="utf-8"))
     for arm in suite.arms:
-        assert arm.network_of in (None, *(other.name for other in suite.arms if other.network_of is None))
+        makes_label_maps = [other.name for other in suite.arms if other.program != "postprocessing"]
+        trains = [other.name for other in suite.arms if other.network_of is None]
+        assert arm.network_of in (None, *(makes_label_maps if arm.program == "postprocessing" else trains))
         assert all(Step(*step).class_name for step in arm.steps)
         settings = {section: dict(values) for section, values in base.items()}
         for option, value in arm.options.items():
@@ -198,6 +200,12 @@ def test_an_arm_predicts_with_the_network_of_another_one(phantom, tmp_path):
     at = words.index("--priming_frames")
     assert words[at + 1] == "100"
     assert str(own / "trained" / "checkpoint_last.pt") in words
+    assert words[words.index("--temporal_smoothing") + 1] == "0", (
+        "an arm is the network alone, unless it says otherwise"
+    )
+    job = replace(job, arm=replace(arm, predict={"temporal_smoothing": None}))
+    words = programs.PROGRAMS["unet4d"].predict(job, phantom, tmp_path, own / "out", own / "facts.json").words
+    assert "--temporal_smoothing" not in words, "null is the default of predict"
 
 
 def test_the_label_maps_of_another_arm_are_post_processed(phantom, tmp_path, monkeypatch):

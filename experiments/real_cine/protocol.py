@@ -41,7 +41,7 @@ class Arm:
         propagated: options of `unet4d propagate`, which writes its training studies; None: drawn frames alone. For unet4d alone.
         network_of: the arm that trains its networks, with which it predicts in another way; None: itself. For unet4d, and for
             postprocessing, of which it is the arm that makes the label maps.
-        predict: options of `unet4d predict`.
+        predict: options of `unet4d predict`; null: its default. Nothing is smoothed over time unless it says so.
         steps: of postprocessing, [operation, class] each.
     """
 

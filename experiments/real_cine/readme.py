@@ -16,7 +16,7 @@ from unet4d.system.text import format_number
 README = CHECKOUT / "README.md"
 BEGIN, END = "<!-- results -->\n", "<!-- end of results -->"
 OWN = "clstm"
-OWN_CLEANED = "clstm_cleaned"
+OWN_CLEANED = "clstm_smoothed_cleaned"
 ARMS = {
     "nnunet_2d": "nnU-Net v2, 2D",
     "nnunet_2d_cleaned": "... cleaned³",
@@ -24,16 +24,16 @@ ARMS = {
     "nnunet_3d_cleaned": "... cleaned³",
     "registration": "registration¹",
     "framewise": "unet4d², frame-wise",
-    "framewise_cleaned": "... cleaned³",
+    "framewise_smoothed_cleaned": "... cleaned³",
     OWN: "unet4d²",
     OWN_CLEANED: "... cleaned³",
 }
 HEAD = (
     "",
-    "CPU min",
     "Dice",
     "RV/MYO/LV",
     "HD95, mm",
+    "roughness",
     "CPU s per study",
     "Dice minus unet4d's (95 % interval)",
 )
@@ -45,10 +45,11 @@ def results_block() -> str:
     rows = _rows(arms)
     patients = {arm["scores"]["dice"][ALL_CLASSES]["n"] for arm in arms["arms"].values()}
     notes = (
-        f"Means of {' or '.join(map(str, sorted(patients)))} held-out patients, {_seeds(arms)}. "
+        f"Means of {' or '.join(map(str, sorted(patients)))} held-out patients, {_seeds(arms)}, "
+        f"{_minutes(arms)} CPU minutes each. "
         "¹ Of the patient's other drawn label. "
         "² CPU defaults, patches of 80 x 80 x 8; chosen with these patients in sight. "
-        "³ Largest components; unet4d: majority of three frames, too. "
+        "³ Largest components; unet4d: smoothed over time, too. "
         f"Significant by Holm: {'those in bold' if any('**' in row[-1] for row in rows) else 'none'}."
     )
     return f"{markdown_table(HEAD, rows)}\n\n{notes}\n\n{_recurrence(arms['tests'])}\n"
@@ -60,15 +61,20 @@ def _rows(summary: dict[str, Any]) -> list[list[str]]:
     return [
         [
             shown,
-            format_number(arm["training_cpu_s"] and arm["training_cpu_s"] / 60, 0),
             format_number(arm["scores"]["dice"][ALL_CLASSES]["mean"], 3),
             "/".join(format_number(s["mean"], 3) for c, s in arm["scores"]["dice"].items() if c != ALL_CLASSES),
             format_number(arm["scores"]["hd95_mm"][ALL_CLASSES]["mean"], 1),
+            _roughness(arm),
             _prediction(arm),
             _difference(summary["tests"], name),
         ]
         for name, shown, arm in found
     ]
+
+
+def _roughness(arm: dict[str, Any]) -> str:
+    """Return the roughness of the volume curves; "-" where only labelled frames were predicted."""
+    return format_number(arm["scores"].get("roughness", {}).get(ALL_CLASSES, {}).get("mean"), 4)
 
 
 def _prediction(arm: dict[str, Any]) -> str:
@@ -97,6 +103,11 @@ def verdict(test: dict[str, Any]) -> str:
     """Describe what a planned test showed; a hint has an interval without 0, which its corrected p does not bear out."""
     low, high = test["ci95"]
     return "a difference" if _is_shown(test) else "a hint" if low * high > 0 else "no difference shown"
+
+
+def _minutes(summary: dict[str, Any]) -> str:
+    found = {format_number(arm["training_cpu_s"] / 60, 0) for arm in summary["arms"].values() if arm["training_cpu_s"]}
+    return " or ".join(sorted(found))
 
 
 def _seeds(summary: dict[str, Any]) -> str:
