@@ -11,7 +11,7 @@ from unet4d.datasets.cases import Dataset
 from unet4d.datasets.dataset_json import parse_dataset
 from unet4d.datasets.issues import Issue
 from unet4d.errors import InputError
-from unet4d.system.files import PathLike, read_json
+from unet4d.system.files import PathLike, checked_path, read_json
 from unet4d.system.safe_paths import check_links
 from unet4d.system.text import count, shorten_list
 
@@ -82,10 +82,10 @@ def choose_cache_dir(root: Path, named: str | None = None, elsewhere: Path | Non
     """Return the folder for results about a dataset: `named`, else its own cache, else `elsewhere` if it is read-only.
 
     Raises:
-        InputError: it would be its own folder, and a link there leads out of it.
+        InputError: a name in `named` is too long; it would be its own folder, and a link there leads out of it.
     """
     if named:
-        return Path(named)
+        return checked_path(named)
     if not os.access(root, os.W_OK):
         return elsewhere
     check_links(root / CACHE_FOLDER, f"the cache of {root}", root)
