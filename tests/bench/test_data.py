@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+from multiprocessing import forkserver
 from types import SimpleNamespace
 
 import monai
@@ -52,7 +53,9 @@ def drawn(tmp_path_factory) -> Clips:
     return Clips(root / "dataset", root / "cache", (8, 8, 4), 3, 2)
 
 
-def test_every_table_is_filled_printed_and_written(capsys):
+def test_every_table_is_filled_printed_and_written(capsys, monkeypatch):
+    # A forked process takes this one's fork server, which Python 3.14 starts workers from, for its own, and waits for it.
+    monkeypatch.setattr(forkserver._forkserver, "_forkserver_pid", None)
     assert "data" in PARTS
     tables = data.run(TOY, "fork")
     assert {name: len(rows) for name, rows in tables.items()} == {
