@@ -91,7 +91,7 @@ def write_bundle_folder(
             (out / name).mkdir(exist_ok=True)
             remove_partial(out / name, "*")
         with replacing(out / WEIGHTS) as temporary:
-            temporary.write_bytes(buffer.getbuffer())
+            temporary.write_bytes(buffer.getvalue())
         write_json(out / STUDY, settings)
         write_json(out / INFERENCE, _workflow(config, task))
         write_text(out / "docs/README.md", _readme(metadata))

@@ -171,7 +171,7 @@ def read_licence(path: PathLike | None) -> str:
 def _network(model: TrainedModel, half: bool) -> bytes:
     """Return the checkpoint of a model without its training, and without what names subjects or folders."""
     network = model.network.half() if half else model.network
-    return bytes(checkpoint_bytes(*_to_hand_on(model), network, {}))
+    return checkpoint_bytes(*_to_hand_on(model), network, {})
 
 
 def _to_hand_on(model: TrainedModel) -> tuple[ResolvedConfig, Task]:
