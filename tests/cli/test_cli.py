@@ -411,6 +411,7 @@ WRONG_NUMBERS = {
     "phantom --out p --subjects 1 --frames 2 --ambiguous": ["-1", "nan", "inf", "1e308", MANY],
     f"{PREDICT_NUMBERS} --cyclic_shifts": ["-1", "0", "nan", "inf", MANY],
     f"{PREDICT_NUMBERS} --priming_frames": ["-1", "nan", "inf", MANY],
+    f"{PREDICT_NUMBERS} --temporal_smoothing": ["-1", "nan", "inf", "1e308", MANY],
     f"{PREDICT_NUMBERS} --sw_batch_size": ["-1", "0", "nan", "inf", MANY],
     f"{PREDICT_NUMBERS} --overlap": ["-1", "nan", "inf", "1e308", MANY],
     f"{PREDICT_NUMBERS} --max_memory": ["-1", "0", "nan", "inf", "1e308"],

@@ -7,7 +7,12 @@ import pytest
 import torch
 from scipy import ndimage
 
+from unet4d import load_model, read_image
 from unet4d.config import InferenceConfig
+from unet4d.inference.memory_budget import MemoryBudget
+from unet4d.inference.options import InferenceOptions
+from unet4d.inference.prepare import prepare_image
+from unet4d.inference.segment import segment_study
 from unet4d.inference.temporal_smoothing import smooth_over_time, smoothing_frames
 
 
@@ -51,3 +56,24 @@ def test_a_motion_as_slow_as_the_cycle_keeps_95_percent():
 )
 def test_what_is_set_counts_else_a_twentieth_of_the_cycle(value, cyclic, frames):
     assert smoothing_frames(InferenceConfig(temporal_smoothing=value), 30, cyclic) == pytest.approx(frames)
+
+
+def test_a_study_is_smoothed_by_its_cycle_or_by_what_is_asked_for(model_file, study, tmp_path):
+    """Of the logarithms of probabilities, as of logits: what both lack is the same for every class of a voxel."""
+    study(tmp_path / "heart.nii.gz", frames=7)
+    models, image = [load_model(model_file())], read_image(tmp_path / "heart.nii.gz")
+
+    def probabilities(time, sigma):
+        options = InferenceOptions(time=time, temporal_smoothing=sigma, probabilities=True, precision="fp32")
+        return segment_study(models, prepare_image(models, image, options), options, MemoryBudget(None)).probabilities
+
+    for time, sigma, wanted_sigma, mode in (
+        ("cyclic", None, 0.35, "wrap"),
+        ("cyclic", 1.2, 1.2, "wrap"),
+        ("open", 1.2, 1.2, "nearest"),
+    ):
+        plain = np.log(probabilities(time, 0.0).astype(np.float64))
+        wanted = np.exp(ndimage.gaussian_filter1d(plain, wanted_sigma, axis=1, mode=mode, truncate=3))
+        np.testing.assert_allclose(probabilities(time, sigma), wanted / wanted.sum(0), atol=1e-5)
+        assert not np.allclose(wanted / wanted.sum(0), np.exp(plain), atol=1e-3), "smoothing changes something"
+    np.testing.assert_array_equal(probabilities("open", None), probabilities("open", 0.0))
