@@ -3,7 +3,8 @@
     python experiments/recurrence.py DIR
 
 Trains the CLSTM-UNet and its frame-wise baseline on phantoms with a fifth of the frames spoiled by dropout, ghosting or noise, from
-the same first weights on the same batches, and scores both on new phantoms: on the spoiled frames, and on the others.
+the same first weights on the same batches, and scores both on new phantoms: on the spoiled frames, and on the others; each
+as it is, and smoothed over time.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from unet4d.system.files import read_json, write_json
 CONFIG = Path(__file__).with_name("recurrence.yaml")
 NETWORKS = {"CLSTM-UNet": (), "frame-wise baseline": ("--model.lstm_channels", 0)}
 SPOILED = 0.2
+SMOOTHING_FRAMES = (0, 0.8, 1.5)
+"""Widths; `predict` takes 0.8 by default for these cycles of 10 frames."""
 
 
 def main(out: Path) -> None:
@@ -33,12 +36,18 @@ def main(out: Path) -> None:
         here = out / name.replace(" ", "_")
         if not (here / "run" / "checkpoint_best.pt").exists():
             unet4d("train", "--dataset", train_set, "--out", here / "run", "--config", CONFIG, *options)
-        unet4d("predict", here / "run", "-i", held_out, "-o", here / "predicted")
-        unet4d("evaluate", "--reference", held_out, "--prediction", here / "predicted", "--out", here / "scores")
-        results[name] = by_kind_of_frame(here / "scores" / "metrics.csv", held_out / "truth" / "subjects.json")
+        for sigma in SMOOTHING_FRAMES:
+            predicted, scores = here / f"predicted_{sigma}", here / f"scores_{sigma}"
+            smoothing = ("--temporal_smoothing", sigma, "--postprocess", "off")
+            unet4d("predict", here / "run", "-i", held_out, "-o", predicted, *smoothing)
+            unet4d("evaluate", "--reference", held_out, "--prediction", predicted, "--out", scores)
+            found = by_kind_of_frame(scores / "metrics.csv", held_out / "truth" / "subjects.json")
+            results.setdefault(name, {})[f"smoothed by {sigma} frames"] = found
     write_json(out / "summary.json", results)
-    for name, scores in results.items():
-        print(f"{name:<16}", "  ".join(f"{kind}: Dice {s['dice']:.3f} (n {s['n']})" for kind, s in scores.items()))
+    for name, rows in results.items():
+        for smoothing, scores in rows.items():
+            dice = "  ".join(f"{kind}: Dice {s['dice']:.3f} (n {s['n']})" for kind, s in scores.items())
+            print(f"{name:<20}{smoothing:<24}{dice}")
 
 
 def by_kind_of_frame(metrics: Path, subjects: Path) -> dict[str, dict[str, float]]:

@@ -167,8 +167,8 @@ def inference_options(parser: ArgumentParser, scratch: str = "--out") -> None:
     add(
         parser,
         "--temporal_smoothing",
-        help="standard deviation, in frames, of the Gaussian that smooths the network's output over time; 0: none; default: "
-        "that of the model, else a twentieth of the cycle of a cyclic study",
+        help="width, in frames, of the kernel that smooths the network's output over time; 0: none; default: that of the model, "
+        "else 0.08 of a cyclic study's frames",
         type=float,
     )
     add(

@@ -119,7 +119,7 @@ def segment_study(
     tiling = plan_tiling(models, predictors, info, grid, options.probabilities, budget)
     windows = [Windows(grid.shape, one.roi_size, one.config.overlap) for one in predictors]
     cyclic = study.time == "cyclic"
-    sigma = smoothing_frames(predictors[0].config, info.frames, cyclic)
+    width = smoothing_frames(predictors[0].config, info.frames, cyclic)
     total = sum(one.reaching(native.axes[1].needed(*columns)) for columns in tiling.columns for one in windows)
     free_memory = trim_freed_memory if tiling.is_tight else (lambda: None)
     disable = None if shows_progress else True
@@ -136,7 +136,7 @@ def segment_study(
         for rows, columns, logits in logit_blocks(predictors, study.image, native.axes, tiling, native.of_regions):
             if not allow_nan:
                 check_finite(logits, info.source or "the image")
-            smooth_over_time(logits, sigma, cyclic)
+            smooth_over_time(logits, width, cyclic)
             native.fill(logits, rows, columns)
             del logits
             free_memory()
