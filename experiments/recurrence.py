@@ -36,13 +36,13 @@ def main(out: Path) -> None:
         here = out / name.replace(" ", "_")
         if not (here / "run" / "checkpoint_best.pt").exists():
             unet4d("train", "--dataset", train_set, "--out", here / "run", "--config", CONFIG, *options)
-        for sigma in SMOOTHING_FRAMES:
-            predicted, scores = here / f"predicted_{sigma}", here / f"scores_{sigma}"
-            smoothing = ("--temporal_smoothing", sigma, "--postprocess", "off")
+        for width in SMOOTHING_FRAMES:
+            predicted, scores = here / f"predicted_{width}", here / f"scores_{width}"
+            smoothing = ("--temporal_smoothing", width, "--postprocess", "off")
             unet4d("predict", here / "run", "-i", held_out, "-o", predicted, *smoothing)
             unet4d("evaluate", "--reference", held_out, "--prediction", predicted, "--out", scores)
             found = by_kind_of_frame(scores / "metrics.csv", held_out / "truth" / "subjects.json")
-            results.setdefault(name, {})[f"smoothed by {sigma} frames"] = found
+            results.setdefault(name, {})[f"smoothed by {width} frames"] = found
     write_json(out / "summary.json", results)
     for name, rows in results.items():
         for smoothing, scores in rows.items():

@@ -49,7 +49,7 @@ def results_block() -> str:
         f"{_minutes(arms)} CPU minutes each. "
         "¹ Of the patient's other drawn label. "
         "² CPU defaults, patches of 80 x 80 x 8; chosen with these patients in sight. "
-        "³ Largest components; unet4d: smoothed over time, too. "
+        "³ Largest components; unet4d: smoothed, too. "
         f"Significant by Holm: {'those in bold' if any('**' in row[-1] for row in rows) else 'none'}."
     )
     return f"{markdown_table(HEAD, rows)}\n\n{notes}\n\n{_recurrence(arms['tests'])}\n"
@@ -116,18 +116,29 @@ def _seeds(summary: dict[str, Any]) -> str:
 
 
 def _recurrence(tests: list[dict[str, Any]]) -> str:
-    """Return what is known of recurrence: on real cine, and on phantoms with frames that hide the heart."""
-    results = RESULTS.parent
-    [real] = [t for t in tests if (t["arm"], t["against"], t["of"]) == ("framewise", OWN, "dice")]
-    [thin] = [r for r in read_json(results / "widths" / "summary.json")["rows"] if "default" in r["of the level"]]
-    framewise = read_json(results / "recurrence" / "summary.json")["frame-wise twin"]["spoiled frames"]
-    low, high = real["ci95"]
-    return (
-        f"Recurrence changed Dice by {real['difference']:+.3f} ({low:.3f} to {high:.3f}) here: "
-        f"**{verdict(real)}**. "
-        f"On {framewise['n']} frames of phantoms that hide the heart, with a ConvLSTM at every level: "
-        f"**{thin['spoiled frames']:.2f} with, {framewise['dice']:.2f} without**."
+    """Return what is known of recurrence, and of smoothing over time: on frames as they are, and on spoiled ones."""
+    spoiled = read_json(RESULTS / "spoiled.json")
+    found = {"here": _only(tests, "framewise", "clstm", "dice")}
+    found["on spoiled frames, both smoothed"] = _only(
+        spoiled["tests"], "framewise_smoothed", "clstm_smoothed", "spoiled frames"
     )
+    changes = [
+        f"{test['difference']:+.3f} {where} ({test['ci95'][0]:.3f} to {test['ci95'][1]:.3f}): **{verdict(test)}**"
+        for where, test in found.items()
+    ]
+    before, after = (
+        format_number(spoiled["arms"][arm]["spoiled frames"]["mean"], 2) for arm in ("framewise", "framewise_smoothed")
+    )
+    return (
+        f"Recurrence changed Dice by {'; '.join(changes)}. "
+        f"Smoothing alone raised spoiled frames from {before} to **{after}**."
+    )
+
+
+def _only(tests: list[dict[str, Any]], arm: str, against: str, quantity: str) -> dict[str, Any]:
+    """Return the planned test of an arm."""
+    [test] = [t for t in tests if (t["arm"], t["against"], t["of"]) == (arm, against, quantity)]
+    return test
 
 
 def with_results(text: str) -> str:

@@ -46,7 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             write_study(root / kind / f"{name}.nii.gz", label, seconds=1.0)
     conditions = {
         "runs": ["run"], "checkpoint": "best", "models": 1, "mirror_axes": [0], "overlap": 0.5, "cyclic_shifts": 1,
-        "priming_frames": 8, "postprocessing": [], "training_seconds": 60.0,
+        "priming_frames": 8, "temporal_smoothing": 0, "postprocessing": [], "training_seconds": 60.0,
     }  # fmt: skip
     cases = {name: {"fold": i % 2, "time": "cyclic", "conditions": conditions} for i, name in enumerate("abc")}
     about = {"labels": {"background": 0, "LV": 1, "myocardium": 2}, "cases": cases}

@@ -206,7 +206,7 @@ def test_the_conditions_of_predictions_are_gathered(dataset: Path, predictions: 
     (predictions / "prediction.json").write_text(json.dumps(about))
     assert evaluate(dataset, predictions, tmp_path / "out")["conditions"] == {
         "cases": 2, "runs": [["r/fold_0"], ["r/fold_1"]], "checkpoint": ["best"], "models": [1], "mirror_axes": [[0]],
-        "postprocessing": [[]], "training_seconds": 25.0,
+        "postprocessing": [[]], "temporal_smoothing": [0], "training_seconds": 25.0,
     }  # fmt: skip
 
 

@@ -9,11 +9,12 @@ from scipy import ndimage
 
 from unet4d import load_model, read_image
 from unet4d.config import InferenceConfig
+from unet4d.inference.graph_runner.postprocessing import smooth_over_time as smooth_in_numpy
 from unet4d.inference.memory_budget import MemoryBudget
 from unet4d.inference.options import InferenceOptions
 from unet4d.inference.prepare import prepare_image
 from unet4d.inference.segment import segment_study
-from unet4d.inference.temporal_smoothing import smooth_over_time, smoothing_frames
+from unet4d.inference.temporal_smoothing import smooth_over_time, smoothing_frames, smoothing_weights
 
 
 def smoothed(logits, width, cyclic):
@@ -23,30 +24,40 @@ def smoothed(logits, width, cyclic):
 
 
 def by_definition(values, width, cyclic):
-    """Smooth (T, ...) term by term."""
-    last, radius = len(values) - 1, int(4 * width + 0.5)
-    if radius == 0:
-        return values
-    kernel = {d: (1.5 - d**2 / (2 * width**2)) * np.exp(-(d**2) / (2 * width**2)) for d in range(-radius, radius + 1)}
-    index = (lambda t: t % len(values)) if cyclic else (lambda t: min(max(t, 0), last))
-    sums = [sum(weight * values[index(t + d)] for d, weight in kernel.items()) for t in range(len(values))]
-    return np.stack(sums) / sum(kernel.values())
+    """Smooth (T, ...) by its Fourier transform; an open series there and back, as a cycle."""
+    cycle = values if cyclic else np.concatenate([values, values[::-1]])
+    gain = [(1 + a) * np.exp(-a) for a in 2 * (np.pi * width * np.fft.fftfreq(len(cycle))) ** 2]
+    gain = np.reshape(gain, (-1, *[1] * (values.ndim - 1)))
+    return np.fft.ifft(np.fft.fft(cycle, axis=0) * gain, axis=0).real[: len(values)]
 
 
 @pytest.mark.parametrize("cyclic", [True, False])
 @pytest.mark.parametrize("frames", [1, 2, 5, 30])
-@pytest.mark.parametrize("width", [0.1, 0.4, 1.5, 4.0])
-def test_it_is_the_kernel_of_the_docstring(width, frames, cyclic):
+@pytest.mark.parametrize("width", [0.0, 0.4, 1.5, 4.0])
+def test_it_is_the_filter_of_the_docstring(width, frames, cyclic):
     logits = torch.randn(frames, 3, 4, 5, 2)
     wanted = by_definition(logits.double().numpy(), width, cyclic)
     np.testing.assert_allclose(smoothed(logits, width, cyclic).numpy(), wanted, atol=1e-5)
 
 
-def test_the_kernel_is_a_gaussian_less_its_curvature():
-    """Of fourth order: G - (s^2 / 2) G'', by scipy's filters."""
+@pytest.mark.parametrize("cyclic", [True, False])
+def test_it_is_a_gaussian_filter_less_its_curvature(cyclic):
+    """A filter of fourth order is G - (s^2 / 2) G''; here by scipy's filters."""
     values = np.random.default_rng(0).normal(size=40)
-    plain, curvature = (ndimage.gaussian_filter1d(values, 2.0, order=n, mode="wrap", truncate=6) for n in (0, 2))
-    np.testing.assert_allclose(by_definition(values, 2.0, True), plain - 2.0 * curvature, atol=2e-3)
+    mode = "wrap" if cyclic else "reflect"
+    plain, curvature = (ndimage.gaussian_filter1d(values, 2.0, order=n, mode=mode, truncate=6) for n in (0, 2))
+    found = smoothed(torch.from_numpy(values).reshape(-1, 1, 1, 1, 1), 2.0, cyclic).flatten()
+    np.testing.assert_allclose(found.numpy(), plain - 2.0 * curvature, atol=2e-3)
+
+
+@pytest.mark.parametrize("cyclic", [True, False])
+@pytest.mark.parametrize("width", [0.2, 0.45, 0.64, 1.0, 2.4])
+@pytest.mark.parametrize("frames", [2, 3, 4, 5, 6, 8, 30])
+def test_nothing_is_enlarged_and_a_constant_stays(frames, width, cyclic):
+    """Pins a kernel cut out of the Gaussian of fourth order, which sharpened cycles of less than 8 frames."""
+    weights = smoothing_weights(frames, width, cyclic)
+    assert torch.linalg.matrix_norm(weights, 2) < 1 + 1e-9
+    torch.testing.assert_close(weights.sum(1), torch.ones(frames, dtype=torch.float64))
 
 
 def test_a_parabola_stays_as_it_is():
@@ -67,7 +78,7 @@ def test_a_part_is_smoothed_as_the_whole():
 
 
 def test_what_moves_slowly_is_kept():
-    """The shares that the module names: the kernel's Fourier transform, (1 + a) exp(-a) with a = 2 (pi s n)^2."""
+    """The shares that the module names: (1 + a) exp(-a) with a = 2 (pi s n)^2."""
     phase = torch.arange(30) * 2 * torch.pi / 30
     for harmonic, kept in ((1, 0.99), (2, 0.91), (3, 0.69), (5, 0.18)):
         wave = (harmonic * phase).cos().reshape(-1, 1, 1, 1, 1)
@@ -81,8 +92,17 @@ def test_what_is_set_counts_else_a_share_of_the_cycle(value, cyclic, frames):
     assert smoothing_frames(InferenceConfig(temporal_smoothing=value), 30, cyclic) == pytest.approx(frames)
 
 
+@pytest.mark.parametrize(("width", "cyclic"), [(None, True), (None, False), (1.5, True), (1.5, False), (0, True)])
+@pytest.mark.parametrize("frames", [1, 5, 20])
+def test_the_runner_of_exported_graphs_smooths_alike(frames, width, cyclic):
+    logits = torch.randn(frames, 3, 4, 5, 2)
+    found = smooth_in_numpy(logits.numpy().copy(), width, cyclic)
+    width = smoothing_frames(InferenceConfig(temporal_smoothing=width), frames, cyclic)
+    np.testing.assert_allclose(found, smoothed(logits, width, cyclic).numpy(), atol=1e-5)
+
+
 def test_a_study_is_smoothed_by_its_cycle_or_by_what_is_asked_for(model_file, study, tmp_path):
-    """Of the logarithms of probabilities, as of logits: what both lack is the same for every class of a voxel."""
+    """Logarithms of probabilities serve as logits: they differ by a number that is the same for every class of a voxel."""
     study(tmp_path / "heart.nii.gz", frames=7)
     models, image = [load_model(model_file())], read_image(tmp_path / "heart.nii.gz")
 

@@ -167,7 +167,7 @@ def inference_options(parser: ArgumentParser, scratch: str = "--out") -> None:
     add(
         parser,
         "--temporal_smoothing",
-        help="width, in frames, of the kernel that smooths the network's output over time; 0: none; default: that of the model, "
+        help="width, in frames, of the filter that smooths the network's output over time; 0: none; default: that of the model, "
         "else 0.08 of a cyclic study's frames",
         type=float,
     )

@@ -1,4 +1,4 @@
-"""The settings of inference: the sliding window, and what is done over time."""
+"""The settings of inference: the sliding window, priming and smoothing over time."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class InferenceConfig:
     """Frames of a cyclic study over which recurrence runs before the run that counts: its last ones, backward its first ones.
     0: none, as in an open study. null: all, a whole round."""
     temporal_smoothing: float | None = None
-    """Width, in frames, of the kernel that smooths the network's output over time, before the label map is taken from it: a
+    """Width, in frames, of the filter that smooths the network's output over time, before the label map is taken from it: a
     Gaussian one of fourth order, which keeps the peaks of a curve. Unset: 0.08 of a cyclic study's frames, 0 of an open one's.
     0: none."""
 

@@ -24,6 +24,8 @@ CONDITION_NAMES = {
     "postprocessing": "post-processing",
 }
 """Conditions that a comparison needs to be the same, with their names for people."""
+_ABSENT = {"temporal_smoothing": 0}
+"""Values of what earlier versions and other programs do not record, because they do not have it."""
 RUNS, TRAINING_SECONDS = "runs", "training_seconds"
 LONGER = 1.25
 """Factor between two training times above which they count as different."""
@@ -40,7 +42,8 @@ def summarize_conditions(recorded: Iterable[Conditions]) -> dict[str, Any]:
         return {}
     found: dict[str, Any] = {"cases": len(cases)}
     for name in (RUNS, *CONDITION_NAMES):
-        values = {json.dumps(case[name], sort_keys=True) for case in cases if name in case}
+        with_absent = [{**_ABSENT, **case} for case in cases]
+        values = {json.dumps(case[name], sort_keys=True) for case in with_absent if name in case}
         if values:
             found[name] = [json.loads(value) for value in sorted(values)]
     seconds = [case[TRAINING_SECONDS] for case in cases if isinstance(case.get(TRAINING_SECONDS), (int, float))]

@@ -28,7 +28,7 @@ class InferenceOptions:
         sw_batch_size: windows computed at once.
         mirror_axes: axes (0 = X, 1 = Y, 2 = Z) to mirror along, too; twice the work for each.
         priming_frames: frames of a cyclic study over which recurrence runs first; those of the study and more: a whole round.
-        temporal_smoothing: width in frames of the kernel that smooths logits over time; 0: none.
+        temporal_smoothing: width in frames of the filter that smooths logits over time; 0: none; None: that of the first model.
         cyclic_shifts: logits of a cyclic study are averaged over this many first frames, evenly spread; that many times the work.
         max_memory_bytes: main memory the process stays within; None: what is free. See `MemoryBudget`.
         precision: "auto", "bf16", "fp16", "tf32" or "fp32".

@@ -134,9 +134,10 @@ def segment_study(
         for predictor in predictors:
             predictor.tick = tick
         for rows, columns, logits in logit_blocks(predictors, study.image, native.axes, tiling, native.of_regions):
-            if not allow_nan:
+            if _is_finite(logits):
+                smooth_over_time(logits, width, cyclic)
+            elif not allow_nan:
                 check_finite(logits, info.source or "the image")
-            smooth_over_time(logits, width, cyclic)
             native.fill(logits, rows, columns)
             del logits
             free_memory()
@@ -152,11 +153,16 @@ def check_gpu(models: Models, precision: Precision) -> None:
 
 def check_finite(logits: torch.Tensor, study: Path | str) -> None:
     """Raise Unet4DError unless all logits (T, K, x, y, Z) are finite; `study` names the study."""
-    if not all(bool(frame.sum().isfinite()) for frame in logits):
+    if not _is_finite(logits):
         raise Unet4DError(
             f"{study}: got logits that are infinite or not a number, expected finite ones; set precision fp32, or use another "
             "checkpoint"
         )
+
+
+def _is_finite(logits: torch.Tensor) -> bool:
+    """Return whether all logits (T, K, x, y, Z) are numbers, none infinite."""
+    return all(bool(frame.sum().isfinite()) for frame in logits)
 
 
 def _predictor(model: TrainedModel, study: PreprocessedStudy, options: InferenceOptions) -> WindowPredictor:

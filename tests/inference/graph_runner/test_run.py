@@ -40,7 +40,12 @@ CASES = {
     "forward": FORWARD,
     "forward, two layers, a loop": {**FORWARD, "lstm_layers": 2, "cyclic": True, "priming_frames": 2},
     "bidirectional": {"direction": "bidirectional"},
-    "bidirectional, two layers, a primed loop": {**TWO_LAYERS, "cyclic": True, "priming_frames": 3},
+    "bidirectional, two layers, a primed loop": {
+        **TWO_LAYERS,
+        "cyclic": True,
+        "priming_frames": 3,
+        "temporal_smoothing": 0.7,
+    },
     "bidirectional, a whole round": {"direction": "bidirectional", "cyclic": True, "priming_frames": None},
     "residual blocks, three levels, mirrored": {
         **DEEP,
@@ -48,7 +53,12 @@ CASES = {
         "flip_axes": [0, 2],
         "mirror_axes": [0, 2],
     },
-    "regions, splines": {"regions": HEART, "interpolation": "cubic", "direction": "bidirectional"},
+    "regions, splines": {
+        "regions": HEART,
+        "interpolation": "cubic",
+        "direction": "bidirectional",
+        "temporal_smoothing": 0.6,
+    },
     "a flow, mirrored": {"kinds": VELOCITIES, "mirror_axes": [1], "flip_axes": [1]},
     "frame-wise, not normalized": {"lstm_channels": 0, "normalization": "none"},
 }

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from unet4d.errors import InputError
+from unet4d.images.time_axis import TimeAxis
 from unet4d.inference.options import InferenceOptions, Models
 from unet4d.inference.postprocessing_steps import Step
 from unet4d.models.checkpoint import BEST, LAST, PREVIOUS, RUN_SUMMARY
@@ -19,14 +20,16 @@ from unet4d.system.files import read_json
 _NAMES = {BEST: "best", LAST: "last", PREVIOUS: "previous"}
 
 
-def prediction_conditions(models: Models, options: InferenceOptions, steps: Sequence[Step]) -> dict[str, Any]:
-    """Return the conditions in plain values.
+def prediction_conditions(
+    models: Models, options: InferenceOptions, steps: Sequence[Step], time: TimeAxis
+) -> dict[str, Any]:
+    """Return the conditions of a study, "cyclic" or "open", in plain values.
 
     Returns:
         `runs`: folders of the models; `checkpoint`: "best", "last" or the file's name; `models`: their number; `mirror_axes`,
-        `overlap` and `cyclic_shifts` of the first; `temporal_smoothing`: frames, or "by the cycle" where none are set;
-        `postprocessing`: steps; `training_seconds` and `training_steps`: of all models together, where the summary.json of their
-        runs has them; `priming_frames` of networks with recurrence.
+        `overlap` and `cyclic_shifts` of the first; `temporal_smoothing`: frames, or "by the cycle" where a cyclic study has
+        the default; `postprocessing`: steps; `training_seconds` and `training_steps`: of all models together, where the
+        summary.json of their runs has them; `priming_frames` of networks with recurrence.
     """
     window = options.window_config(models[0].config.inference)
     paths = [model.path.resolve() for model in models]
@@ -34,6 +37,9 @@ def prediction_conditions(models: Models, options: InferenceOptions, steps: Sequ
     seconds = [summary.get("seconds") for summary in summaries]
     steps_done = [(summary.get("steps") or {}).get("done") for summary in summaries]
     primed = "a whole round" if window.priming_frames is None else window.priming_frames
+    smoothing = (
+        ("by the cycle" if time == "cyclic" else 0) if window.temporal_smoothing is None else window.temporal_smoothing
+    )
     priming = {} if models[0].network.is_frame_wise else {"priming_frames": primed}
     return priming | {
         "runs": sorted({str(path.parent) for path in paths}),
@@ -42,7 +48,7 @@ def prediction_conditions(models: Models, options: InferenceOptions, steps: Sequ
         "mirror_axes": list(window.mirror_axes),
         "overlap": window.overlap,
         "cyclic_shifts": options.cyclic_shifts,
-        "temporal_smoothing": "by the cycle" if window.temporal_smoothing is None else window.temporal_smoothing,
+        "temporal_smoothing": smoothing,
         "postprocessing": [step.as_dict() for step in steps],
         "training_seconds": _sum(seconds),
         "training_steps": _sum(steps_done),

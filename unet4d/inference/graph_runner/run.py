@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from unet4d.inference.graph_runner.postprocessing import postprocessed, smoothed_over_time
+from unet4d.inference.graph_runner.postprocessing import postprocessed, smooth_over_time
 from unet4d.inference.graph_runner.preprocessing import Grid, find_scale, label_header, normalized, velocity_axis
 
 SCHEMA = {"name": "graphs", "version": 1}
@@ -97,7 +97,7 @@ class Runner:
         grid, cyclic = Grid(affine, image.shape[-3:], self.settings), (time or self.model["time"]) == "cyclic"
         pixels = grid.image(image, self.kinds)
         logits = self.logits(normalized(pixels, find_scale(pixels, self.kinds, self.settings)), cyclic)
-        label = grid.label(smoothed_over_time(logits, self.window["temporal_smoothing"], cyclic), self.output)
+        label = grid.label(smooth_over_time(logits, self.window.get("temporal_smoothing", 0), cyclic), self.output)
         return label if self.plain else postprocessed(label, self.model["postprocessing"], cyclic)
 
     def live(self, affine, shape, scale=None):
