@@ -19,7 +19,7 @@ from unet4d.datasets.study import Study
 from unet4d.errors import InputError
 from unet4d.evaluation.signal_curves import NO_CURVES, CurveOptions
 from unet4d.images.image4d import ImageInfo
-from unet4d.images.time_axis import TimeAxis, time_axis
+from unet4d.images.time_axis import time_axis
 from unet4d.inference.batch.case_records import input_stamps
 from unet4d.inference.batch.job_split import JobShard
 from unet4d.inference.batch.output_folder import PredictionFolder
@@ -154,7 +154,7 @@ def predict(
             _made_from(study, models_of[study.name], digests, options, held_out, steps, convert_options)
             | ({"dicom_terms": {name: str(term) for name, term in terms.items()}} if terms else {}),
             steps,
-            prediction_conditions(models_of[study.name], options, steps, _time(study, models_of[study.name], options)),
+            prediction_conditions(models_of[study.name], options, steps),
             terms,
         )
         for study in own
@@ -208,7 +208,7 @@ def _made_from(
     return {
         "version": VERSION,
         "models": [digests[str(one.path)] for one in models],
-        "time": _time(study, models, options),
+        "time": options.time or study.time or time_axis(model.task.cyclic),
         "frame_duration_s": info.frame_duration_s if info else convert_options.frame_duration_s,
         "channel_kinds": list(info.kinds if info else (convert_options.channels or {}).values()),
         "fold": model.config.fold if by_fold else None,
@@ -222,11 +222,6 @@ def _made_from(
         },
         "postprocessing": [step.as_dict() for step in steps],
     }
-
-
-def _time(study: Study, models: Models, options: InferenceOptions) -> TimeAxis:
-    """Return "cyclic" or "open": as asked for, else of the study's dataset, else of the models."""
-    return options.time or study.time or time_axis(models[0].task.cyclic)
 
 
 def _read_info(study: Study) -> ImageInfo | None:

@@ -138,7 +138,7 @@ def test_conditions_are_recorded_and_two_calls_with_different_ones_warned_of(mod
     assert "different options" not in caplog.text
     assert json_of(tmp_path / "out/prediction.json")["cases"]["heart"]["conditions"] == {
         "runs": [str(run.resolve())], "checkpoint": "last", "models": 1, "mirror_axes": [0], "overlap": 0.0, "cyclic_shifts": 1,
-        "priming_frames": 12, "temporal_smoothing": 0, "postprocessing": [], "training_seconds": 90.5,
+        "priming_frames": 12, "temporal_smoothing": "by the cycle", "postprocessing": [], "training_seconds": 90.5,
         "training_steps": 10,
     }  # fmt: skip
     (run / "summary.json").unlink()

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from unet4d.errors import InputError
-from unet4d.images.time_axis import TimeAxis
 from unet4d.inference.options import InferenceOptions, Models
 from unet4d.inference.postprocessing_steps import Step
 from unet4d.models.checkpoint import BEST, LAST, PREVIOUS, RUN_SUMMARY
@@ -20,15 +19,13 @@ from unet4d.system.files import read_json
 _NAMES = {BEST: "best", LAST: "last", PREVIOUS: "previous"}
 
 
-def prediction_conditions(
-    models: Models, options: InferenceOptions, steps: Sequence[Step], time: TimeAxis
-) -> dict[str, Any]:
-    """Return the conditions of a study, "cyclic" or "open", in plain values.
+def prediction_conditions(models: Models, options: InferenceOptions, steps: Sequence[Step]) -> dict[str, Any]:
+    """Return the conditions in plain values; they are settings, the same for every study.
 
     Returns:
         `runs`: folders of the models; `checkpoint`: "best", "last" or the file's name; `models`: their number; `mirror_axes`,
-        `overlap` and `cyclic_shifts` of the first; `temporal_smoothing`: frames, or "by the cycle" where a cyclic study has
-        the default; `postprocessing`: steps; `training_seconds` and `training_steps`: of all models together, where the
+        `overlap` and `cyclic_shifts` of the first; `temporal_smoothing`: frames, or "by the cycle": a share of it, and none in open
+        time; `postprocessing`: steps; `training_seconds` and `training_steps`: of all models together, where the
         summary.json of their runs has them; `priming_frames` of networks with recurrence.
     """
     window = options.window_config(models[0].config.inference)
@@ -37,9 +34,7 @@ def prediction_conditions(
     seconds = [summary.get("seconds") for summary in summaries]
     steps_done = [(summary.get("steps") or {}).get("done") for summary in summaries]
     primed = "a whole round" if window.priming_frames is None else window.priming_frames
-    smoothing = (
-        ("by the cycle" if time == "cyclic" else 0) if window.temporal_smoothing is None else window.temporal_smoothing
-    )
+    smoothing = "by the cycle" if window.temporal_smoothing is None else window.temporal_smoothing
     priming = {} if models[0].network.is_frame_wise else {"priming_frames": primed}
     return priming | {
         "runs": sorted({str(path.parent) for path in paths}),
