@@ -49,10 +49,11 @@ def results_block() -> str:
         f"{_minutes(arms)} CPU minutes each. "
         "¹ Of the patient's other drawn label. "
         "² CPU defaults, patches of 80 x 80 x 8; chosen with these patients in sight. "
-        "³ Largest components; unet4d: smoothed, too. "
+        "³ Largest components; unet4d: smoothing over time (`predict`'s default) and the majority of three frames, too. "
         f"Significant by Holm: {'those in bold' if any('**' in row[-1] for row in rows) else 'none'}."
     )
-    return f"{markdown_table(HEAD, rows)}\n\n{notes}\n\n{_recurrence(arms['tests'])}\n"
+    table = re.sub(r" *\| *", "|", markdown_table(HEAD, rows))
+    return f"{table}\n\n{notes}\n\n{_recurrence(arms['tests'])}\n"
 
 
 def _rows(summary: dict[str, Any]) -> list[list[str]]:
