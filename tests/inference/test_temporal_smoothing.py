@@ -14,6 +14,7 @@ from unet4d.inference.memory_budget import MemoryBudget
 from unet4d.inference.options import InferenceOptions
 from unet4d.inference.prepare import prepare_image
 from unet4d.inference.segment import segment_study
+from unet4d.inference.sliding_window import logit_blocks
 from unet4d.inference.temporal_smoothing import smooth_over_time, smoothing_frames, smoothing_weights
 
 
@@ -116,3 +117,26 @@ def test_a_study_is_smoothed_by_its_cycle_or_by_what_is_asked_for(model_file, st
         np.testing.assert_allclose(probabilities(time, width), wanted / wanted.sum(0), atol=1e-5)
         assert not np.allclose(wanted / wanted.sum(0), np.exp(plain), atol=1e-3), "smoothing changes something"
     np.testing.assert_array_equal(probabilities("open", None), probabilities("open", 0.0))
+
+
+def test_a_frame_that_is_no_number_does_not_spread_to_the_others(model_file, study, tmp_path, monkeypatch):
+    """As in the validation of a training that diverges."""
+    study(tmp_path / "heart.nii.gz", frames=7)
+    models, image = [load_model(model_file())], read_image(tmp_path / "heart.nii.gz")
+
+    def found(width):
+        options = InferenceOptions(time="cyclic", temporal_smoothing=width, precision="fp32")
+        prepared = prepare_image(models, image, options)
+        return segment_study(models, prepared, options, MemoryBudget(None), allow_nan=True).label
+
+    plain = found(0)
+
+    def broken(*given):
+        for rows, columns, logits in logit_blocks(*given):
+            with torch.inference_mode():
+                logits[2] = torch.nan
+            yield rows, columns, logits
+
+    monkeypatch.setattr("unet4d.inference.segment.logit_blocks", broken)
+    kept = [0, 1, 3, 4, 5, 6]
+    np.testing.assert_array_equal(found(1.5)[kept], plain[kept])

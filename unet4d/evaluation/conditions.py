@@ -37,13 +37,12 @@ def summarize_conditions(recorded: Iterable[Conditions]) -> dict[str, Any]:
     Args:
         recorded: of each case, those that prediction.json has.
     """
-    cases = [case for case in recorded if case]
+    cases = [{**_ABSENT, **case} for case in recorded if case]
     if not cases:
         return {}
     found: dict[str, Any] = {"cases": len(cases)}
     for name in (RUNS, *CONDITION_NAMES):
-        with_absent = [{**_ABSENT, **case} for case in cases]
-        values = {json.dumps(case[name], sort_keys=True) for case in with_absent if name in case}
+        values = {json.dumps(case[name], sort_keys=True) for case in cases if name in case}
         if values:
             found[name] = [json.loads(value) for value in sorted(values)]
     seconds = [case[TRAINING_SECONDS] for case in cases if isinstance(case.get(TRAINING_SECONDS), (int, float))]

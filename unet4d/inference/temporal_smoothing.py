@@ -27,7 +27,7 @@ SMOOTHED_ROWS = 2
 
 
 def smoothing_frames(config: InferenceConfig, frames: int, cyclic: bool) -> float:
-    """Return the width of the kernel in frames for a study of this many frames; 0: none."""
+    """Return the width of the filter in frames for a study of this many frames; 0: none."""
     if config.temporal_smoothing is not None:
         return config.temporal_smoothing
     return SHARE_OF_CYCLE * frames if cyclic else 0.0

@@ -1,4 +1,4 @@
-"""What follows the network, postprocessing.py beside run.py: smoothing over time, and steps for label maps, in numpy alone.
+"""The steps after the network, postprocessing.py beside run.py: smoothing over time, and those for label maps, in numpy alone.
 
 A component lies in one frame. Voxels that share a corner are connected; background is connected by faces alone.
 """
