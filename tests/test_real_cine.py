@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-from experiments.real_cine import programs, run, table
+from experiments.real_cine import programs, run, scores, table
 from experiments.real_cine.programs import Command, Program
 from experiments.real_cine.protocol import (
     BASE,
@@ -62,7 +62,7 @@ def test_the_suites_are_complete(name):
     assert {suite.compared_with, *(arm.compared_with or suite.compared_with for arm in suite.arms)} <= set(names)
     assert budget_seconds(suite.budget) > 0
     assert {arm.program for arm in suite.arms} <= set(programs.PROGRAMS)
-    assert set(suite.tested) <= {name for group in table.GROUPS.values() for name in group}
+    assert set(suite.tested) <= {name for group in scores.GROUPS.values() for name in group}
     base = yaml.safe_load(BASE.read_text(encoding="utf-8"))
     for arm in suite.arms:
         makes_label_maps = [other.name for other in suite.arms if other.program != "postprocessing"]
@@ -284,10 +284,23 @@ def write_job(work, arm, seed, fold, dice, hd95="2.0", roughness="0.02"):
     }
     write_json(folder / "scores" / "summary.json", summary)
     predicted = {"studies": len(dice), "frames": 10 * len(dice), "cpu_s": 20.0 * len(dice)}
-    about = {"fold": fold, "seed": seed, "budget": "1s", "commit": "abc", "date": "2026-11-30", "options": {}}
+    about = {
+        "arm": arm,
+        "fold": fold,
+        "seed": seed,
+        "budget": "1s",
+        "commit": "abc",
+        "date": "2026-11-30",
+        "options": {},
+    }
     trained = {"process": {"cpu_s": 1.0}, "cpu_s": 60.0, "steps": 100}
     hardware = {"hardware": {"cpu": "a processor", "cores": 2}}
     write_json(folder / run.RECORD, about | hardware | {"train": trained, "predict": predicted})
+
+
+def summary_of(suite, work, kept=None):
+    """Return the contents of the table's JSON file; nothing is kept unless a folder is given."""
+    return table.summarize(suite, scores.finished_jobs(suite, work, CLEAN, kept or work), CLEAN)
 
 
 def test_the_table_averages_seeds_then_patients_and_tests_what_was_planned(tmp_path):
@@ -296,7 +309,7 @@ def test_the_table_averages_seeds_then_patients_and_tests_what_was_planned(tmp_p
     write_job(tmp_path, "b", 0, 0, dict.fromkeys(subjects, (0.8, 0.8)))
     write_job(tmp_path, "b", 1, 0, dict.fromkeys(subjects, (0.6, 1.0)))
     write_job(tmp_path, "c", 0, 0, dict.fromkeys(subjects[:3], (0.5, 0.5)), hd95="")
-    summary = table.summarize(SUITE, tmp_path, CLEAN)
+    summary = summary_of(SUITE, tmp_path)
     b, c = summary["arms"]["b"], summary["arms"]["c"]
     assert b["scores"]["dice"][table.ALL_CLASSES]["mean"] == pytest.approx(0.8)
     assert b["scores"]["dice"]["right ventricle"] == {
@@ -323,8 +336,30 @@ def test_an_arm_is_tested_against_the_arm_that_it_names(tmp_path):
     for name in "abc":
         write_job(tmp_path, name, 0, 0, dict.fromkeys(subjects, (0.5, 0.5)))
     suite = replace(SUITE, arms=[replace(arm, compared_with="a" if arm.name == "c" else None) for arm in SUITE.arms])
-    tests = {(test["arm"], test["against"]) for test in table.summarize(suite, tmp_path, CLEAN)["tests"]}
+    tests = {(test["arm"], test["against"]) for test in summary_of(suite, tmp_path)["tests"]}
     assert tests == {("a", "b"), ("c", "a")}
+
+
+def test_a_table_is_made_anew_of_what_is_kept_and_of_new_jobs(tmp_path):
+    """Without the runs it is the same to the digit; what is undefined stays so; an arm that has changed counts no more."""
+    subjects = [f"p{i}" for i in range(6)]
+    kept, later = tmp_path / "kept", tmp_path / "later"
+    write_job(tmp_path, "b", 0, 0, {s: (0.8 + i / 70, 0.8) for i, s in enumerate(subjects)})
+    write_job(tmp_path, "b", 1, 0, dict.fromkeys(subjects, (0.6, 1 / 3)))
+    write_job(tmp_path, "c", 0, 0, dict.fromkeys(subjects[:3], (0.5, 0.5)), hd95="")
+    first = summary_of(SUITE, tmp_path)
+    scores.keep(SUITE, CLEAN, scores.finished_jobs(SUITE, tmp_path, CLEAN, kept), kept)
+    assert summary_of(SUITE, None, kept) == first
+    assert first["arms"]["c"]["hd95_undefined"] == 6
+    write_job(later, "a", 0, 0, {s: (0.5 + i / 100, 0.7) for i, s in enumerate(subjects)}, roughness="0.04")
+    write_job(later, "b", 1, 0, dict.fromkeys(subjects, (0.9, 0.9)))
+    both = summary_of(SUITE, later, kept)
+    assert {test["arm"] for test in both["tests"]} == {"a", "c"}
+    assert both["arms"]["b"]["scores"]["dice"]["left ventricle"]["mean"] == pytest.approx(0.85), "a job run again"
+    changed = replace(SUITE, arms=[*SUITE.arms[:2], replace(SUITE.arms[2], options={"model.deep_supervision": True})])
+    assert set(summary_of(changed, None, kept)["arms"]) == {"b"}
+    with pytest.raises(InputError, match="no finished job of arms"):
+        summary_of(SUITE, None, tmp_path / "nothing")
 
 
 def test_planned_tests_that_are_not_made_yet_are_corrected_for():
@@ -351,7 +386,7 @@ def test_the_tables_are_printed(tmp_path):
     subjects = [f"p{i}" for i in range(3)]
     write_job(tmp_path, "b", 0, 0, dict.fromkeys(subjects, (0.75, 0.85)))
     write_job(tmp_path, "c", 0, 1, dict.fromkeys(subjects, (0.5, 0.5)))
-    text = table.markdown(table.summarize(SUITE, tmp_path, CLEAN))
+    text = table.markdown(summary_of(SUITE, tmp_path))
     assert "| b | 0.800 (0.800 to 0.800) [0.750 / 0.850] |" in text
     assert "| c | 0.500 (0.500 to 0.500) [0.500 / 0.500] |" in text
     assert "| b | 3 | 1 | 100 | 1.0 | 20.00 | 2.00 | - | 0 | 3 |" in text

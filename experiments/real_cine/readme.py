@@ -9,7 +9,8 @@ import re
 from typing import Any
 
 from experiments.real_cine.protocol import CHECKOUT
-from experiments.real_cine.table import ALL_CLASSES, RESULTS, markdown_table
+from experiments.real_cine.scores import RESULTS
+from experiments.real_cine.table import ALL_CLASSES, markdown_table
 from unet4d.system.files import read_json, write_text
 from unet4d.system.text import format_number
 

@@ -2,7 +2,7 @@
 
     python -m experiments.real_cine.spoiled DATASET SPOILED                      writes the copies, outside of the checkout
     python -m experiments.real_cine.run SPOILED WORK --all --view spoiled        predicts and scores them with what was trained
-    python -m experiments.real_cine.spoiled DATASET SPOILED --work WORK          prints Dice by kind of frame, and the planned tests
+    python -m experiments.real_cine.spoiled DATASET SPOILED --work WORK          writes Dice by kind of frame, and the planned tests
 
 A fifth of the frames of a copy is spoiled, never two neighbors of the closed cycle: a network that sees time sees intact frames on
 both sides. Truth is the label of the frame before it was spoiled. Only two frames of a study are drawn, so each study has two
@@ -26,28 +26,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from experiments.real_cine.protocol import SUITES, Suite, read_suite, select_jobs
-from experiments.real_cine.run import RECORD
-from experiments.real_cine.table import (
-    Rows,
-    describe_rows,
-    markdown_table,
-    markdown_tests,
-    mean_and_interval,
-    rows_of,
-    run_tests,
-)
+from experiments.real_cine.protocol import SUITES, read_suite
+from experiments.real_cine.scores import RESULTS, Rows, finished_jobs, keep, mean_rows
+from experiments.real_cine.table import describe_rows, markdown_table, markdown_tests, mean_and_interval, run_tests
 from unet4d.datasets.cases import Case
 from unet4d.datasets.dataset import read_dataset
 from unet4d.datasets.writer import fill_dataset_folder
 from unet4d.errors import InputError
-from unet4d.evaluation.results import read_evaluation
 from unet4d.images.channels import SIGNAL
 from unet4d.images.image4d import write_image
 from unet4d.pipeline.augmentation.artifacts import FrameArtifact, Mistriggering, apply_artifacts, sample_artifact
 from unet4d.pipeline.augmentation.presets import ARTIFACT_PRESETS
 from unet4d.pipeline.normalization import IntensityScale
-from unet4d.system.files import read_json, write_json
+from unet4d.system.files import read_json, write_json, write_text
 
 SHARE = 0.2
 """Share of a copy's frames that are spoiled."""
@@ -55,6 +46,7 @@ COPIES = ("hit", "spared")
 KINDS = ("dropout", "ghosting", "mistriggered", "noise")
 """Fields of `ArtifactPreset`."""
 SPOILED_JSON = "spoiled.json"
+VIEW = "spoiled"
 SPOILED, OTHERS = "spoiled frames", "other frames"
 
 
@@ -136,7 +128,7 @@ def score_by_kind(rows: Mapping[str, Rows], spoiled: Mapping[str, Any], against:
     """Return the Dice of each arm by kind of frame, and the planned tests on spoiled and on other frames.
 
     Args:
-        rows: of the metric, by arm, see `rows_of`.
+        rows: of the metric, by arm, see `mean_rows`.
         spoiled: content of spoiled.json.
         against: the arms to test, with the arm that each is tested against; differences are the latter minus the former.
     """
@@ -157,20 +149,6 @@ def _of_kind(rows: Rows, spoiled: Mapping[str, Any], kind: str) -> Rows:
     return {key: value for key, value in rows.items() if fits(*key[:2])}
 
 
-def score_jobs(suite: Suite, work: Path, spoiled: Mapping[str, Any], view: str = "spoiled") -> dict[str, Any]:
-    """Return `score_by_kind` of the finished jobs of a suite. Raises InputError where there is none."""
-    rows = {}
-    for arm in suite.arms:
-        folders = [job.folder(work) / view for job in select_jobs(suite, [arm.name])]
-        if done := [folder for folder in folders if (folder / RECORD).exists()]:
-            rows[arm.name] = rows_of([read_evaluation(folder / "scores") for folder in done], "dice")
-    if not rows:
-        raise InputError(
-            f"{work} has no finished job of {suite.name} with --view {view}; run experiments.real_cine.run first"
-        )
-    return score_by_kind(rows, spoiled, suite.against)
-
-
 def markdown(scores: Mapping[str, Any]) -> str:
     """Return both tables as markdown."""
     kinds = (SPOILED, OTHERS, *KINDS)
@@ -183,22 +161,27 @@ def markdown(scores: Mapping[str, Any]) -> str:
 
 
 def main() -> None:
-    """Write the copies unless they are there; with --work, print the scores of finished jobs."""
+    """Write the copies unless they are there; with --work, write and print the scores of finished jobs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", type=Path, metavar="DATASET")
-    parser.add_argument("out", type=Path, metavar="SPOILED", help="folder of the copies; holds patients' images")
+    parser.add_argument("copies", type=Path, metavar="SPOILED", help="folder of the copies; holds patients' images")
     parser.add_argument("--work", type=Path, help="folder of the runs")
     parser.add_argument("--suite", choices=SUITES, default=SUITES[0])
-    parser.add_argument("--json", type=Path, help="file for the scores")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
     try:
-        if not (given.out / "dataset.json").exists():
-            write_copies(given.dataset, given.out)
+        if not (given.copies / "dataset.json").exists():
+            write_copies(given.dataset, given.copies)
         if given.work:
-            scores = score_jobs(read_suite(given.suite), given.work, read_json(given.out / SPOILED_JSON))
-            if given.json:
-                write_json(given.json, scores)
-            print(markdown(scores))
+            suite = read_suite(given.suite)
+            jobs = finished_jobs(suite, given.work, VIEW, given.out)
+            keep(suite, VIEW, jobs, given.out)
+            rows = {arm: mean_rows(done, "dice") for arm, done in jobs.items()}
+            scores = score_by_kind(rows, read_json(given.copies / SPOILED_JSON), suite.against)
+            name = VIEW if given.suite == SUITES[0] else f"{VIEW}_{given.suite}"
+            write_json(given.out / f"{name}.json", scores)
+            write_text(given.out / f"{name}.md", text := markdown(scores))
+            print(text)
     except InputError as error:
         print(f"real_cine: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

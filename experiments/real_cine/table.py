@@ -1,7 +1,8 @@
 """The tables of the protocol: every arm's scores, cost and planned tests, from the records and scores of its finished jobs.
 
-    python -m experiments.real_cine.table WORK [--suite ablations] [--view spoiled] [--out experiments/results/real_cine]
+    python -m experiments.real_cine.table [WORK] [--suite ablations] [--view spoiled] [--out experiments/results/real_cine]
 
+Jobs that WORK lacks are those that the folder of the results keeps, see scores.py; without WORK the tables are made of these alone.
 A patient counts once: a value is averaged over the seeds of an arm, then over the patient's frames, then over classes where a mean
 over classes is wanted. Intervals and tests are those of `unet4d compare`: bootstrap over patients, Wilcoxon signed-rank test over
 patients on the rows that both arms have, Holm-corrected over all planned tests of the suite, also those not made yet.
@@ -10,46 +11,23 @@ patients on the rows that both arms have, Holm-corrected over all planned tests 
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from experiments.real_cine.programs import RECORD
-from experiments.real_cine.protocol import CHECKOUT, CLEAN, SUITES, Arm, Suite, read_suite, select_jobs
+from experiments.real_cine.protocol import CLEAN, SUITES, Arm, Suite, read_suite, select_jobs
+from experiments.real_cine.scores import GROUPS, RESULTS, JobScores, Rows, finished_jobs, keep, mean_rows
 from unet4d.errors import InputError
-from unet4d.evaluation.comparison_metrics import COMPARISON_QUANTITIES, RowKey
-from unet4d.evaluation.results import EvaluationResults, read_evaluation
+from unet4d.evaluation.comparison_metrics import COMPARISON_QUANTITIES
 from unet4d.metrics.statistics import holm, interval95, signed_rank
-from unet4d.system.files import read_json, write_json, write_text
+from unet4d.system.files import write_json, write_text
 from unet4d.system.text import format_number
 
-RESULTS = CHECKOUT / "experiments" / "results" / "real_cine"
 ALL_CLASSES = "mean over classes"
-GROUPS = {
-    "Labelled frames": ("dice", "hd95_mm"),
-    "Whole cycle": ("roughness", "closure", "frame_to_frame_dice", "flicker_components"),
-    "Errors at the labelled frames": (
-        *("ef_error_percent", "edv_error_ml", "esv_error_ml", "sv_error_ml", "mass_error_g"),
-    ),
-}
 WITHOUT_MEAN = GROUPS["Errors at the labelled frames"]
 """Quantities of which a mean over classes means nothing."""
-
-Rows = Mapping[RowKey, tuple[str, float]]
-"""Case, frame and class of a row to its subject and value."""
-
-
-def rows_of(results: Sequence[EvaluationResults], quantity: str) -> Rows:
-    """Return the defined values of a quantity, averaged over the evaluations that have the same row: the seeds of an arm."""
-    found: dict[RowKey, tuple[str, list[float]]] = {}
-    for result in results:
-        for key, subject, value in COMPARISON_QUANTITIES[quantity].values(result):
-            if math.isfinite(value):
-                found.setdefault(key, (subject, []))[1].append(value)
-    return {key: (subject, fmean(values)) for key, (subject, values) in found.items()}
 
 
 def subject_means(rows: Rows, class_name: str = ALL_CLASSES) -> dict[str, float]:
@@ -98,18 +76,21 @@ def describe_rows(rows: Rows, class_name: str = ALL_CLASSES) -> dict[str, Any] |
     return {"mean": _mean(means), "ci95": ci95, "n": len(means)} if means else None
 
 
-def summarize(suite: Suite, work: Path, view: str) -> dict[str, Any]:
-    """Return the contents of the JSON file: arms with scores and cost, and the planned tests."""
+def summarize(suite: Suite, jobs: Mapping[str, Sequence[JobScores]], view: str) -> dict[str, Any]:
+    """Return the contents of the JSON file: arms with scores and cost, and the planned tests.
+
+    Args:
+        suite: its arms and tests.
+        jobs: the finished ones by arm.
+        view: of the studies that were scored.
+    """
     arms, rows = {}, {}
     for arm in suite.arms:
-        folders = [job.folder(work) / view for job in select_jobs(suite, [arm.name])]
-        done = [folder for folder in folders if (folder / RECORD).exists()]
-        if done:
-            results = [read_evaluation(folder / "scores") for folder in done]
+        if done := jobs.get(arm.name):
             names = [name for group in GROUPS.values() for name in group if _is_scored(arm, name)]
-            rows[arm.name] = {name: rows_of(results, name) for name in names}
-            arms[arm.name] = _summarize_arm([read_json(folder / RECORD) for folder in done], results, rows[arm.name])
-            arms[arm.name]["jobs_missing"] = len(folders) - len(done)
+            rows[arm.name] = {name: mean_rows(done, name) for name in names}
+            arms[arm.name] = _summarize_arm([job.record for job in done], rows[arm.name])
+            arms[arm.name]["jobs_missing"] = len(select_jobs(suite, [arm.name])) - len(done)
     planned = [
         (arm.name, suite.against[arm.name], quantity)
         for arm in suite.arms
@@ -124,11 +105,9 @@ def _is_scored(arm: Arm, quantity: str) -> bool:
     return arm.quantities is None or quantity in arm.quantities
 
 
-def _summarize_arm(
-    records: Sequence[Mapping[str, Any]], results: Sequence[EvaluationResults], rows: Mapping[str, Rows]
-) -> dict[str, Any]:
+def _summarize_arm(records: Sequence[Mapping[str, Any]], rows: Mapping[str, Rows]) -> dict[str, Any]:
     """Return one arm's cost, provenance and scores: quantity to class to mean, interval and number of subjects."""
-    classes = list(results[0].summary["classes"])
+    classes = list(dict.fromkeys(name for _, _, name in rows["dice"]))
     scores: dict[str, Any] = {}
     for name, of_quantity in rows.items():
         whole = () if name in WITHOUT_MEAN else (ALL_CLASSES,)
@@ -252,20 +231,23 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def main() -> None:
-    """Write NAME.json and NAME.md of a suite, and print the latter."""
+    """Write NAME.json and NAME.md of a suite, with what is kept of its jobs, and print the table."""
     parser = argparse.ArgumentParser(description="tables of the benchmark on real cine")
-    parser.add_argument("work", type=Path, metavar="WORK")
+    parser.add_argument(
+        "work", type=Path, nargs="?", metavar="WORK", help="folder of the runs; without it, of what is kept"
+    )
     parser.add_argument("--suite", choices=SUITES, default=SUITES[0])
     parser.add_argument("--view", default=CLEAN)
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
+    suite = read_suite(given.suite)
     try:
-        summary = summarize(read_suite(given.suite), given.work, given.view)
-        if not summary["arms"]:
-            raise InputError(f"{given.work} has no finished job of {given.suite}; run experiments.real_cine.run first")
+        jobs = finished_jobs(suite, given.work, given.view, given.out)
     except InputError as error:
         print(f"real_cine: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    keep(suite, given.view, jobs, given.out)
+    summary = summarize(suite, jobs, given.view)
     name = given.suite if given.view == CLEAN else f"{given.suite}_{given.view}"
     write_json(given.out / f"{name}.json", summary)
     write_text(given.out / f"{name}.md", text := markdown(summary))
