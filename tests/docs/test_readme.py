@@ -12,10 +12,12 @@ import pytest
 from PIL import Image
 
 from experiments.real_cine.readme import results_block, verdict, with_results
+from experiments.real_cine.table import RESULTS
 from unet4d import read_image
 from unet4d.cli.main import _parse
 from unet4d.datasets.dataset import read_dataset
 from unet4d.images.image4d import Image4D, read_label, write_image
+from unet4d.system.files import read_json
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -45,6 +47,13 @@ def test_its_first_screen_has_a_moving_picture_and_two_commands():
 def test_its_results_are_the_recorded_ones():
     assert results_block() in README
     assert with_results(README) == README
+
+
+def test_its_steps_are_the_recorded_ones_to_a_tenth():
+    arms = read_json(RESULTS / "arms.json")["arms"]
+    named = re.search(r"about ([\d,]+) \(2D\) and ([\d,]+) \(3D\) .* unet4d about\s+([\d,]+)", README)
+    for arm, steps in zip(("nnunet_2d", "nnunet_3d", "clstm"), named.groups(), strict=True):
+        assert int(steps.replace(",", "")) == pytest.approx(arms[arm]["steps"], rel=0.1)
 
 
 @pytest.mark.parametrize(
