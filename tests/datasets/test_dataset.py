@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.acdc import ACDC, needs_acdc
 from tests.errors import error_of
 from unet4d.datasets.case_labels import read_labelled, to_classes
 from unet4d.datasets.cases import Case, Dataset
@@ -610,10 +611,8 @@ def test_holding_out_all_subjects_is_refused():
 
 # Real data -------------------------------------------------------------------------------------------------------
 
-ACDC = Path(os.environ.get("UNET4D_ACDC14", Path(__file__).parents[3] / "shared/data/acdc14"))
 
-
-@pytest.mark.skipif(not (ACDC / "dataset.json").is_file(), reason=f"no ACDC studies at {ACDC}; set UNET4D_ACDC14")
+@needs_acdc
 def test_real_cine_studies_with_two_labelled_frames():
     dataset = read_dataset(ACDC)
     assert (dataset.cyclic, len(dataset.training), dataset.label_values) == (True, 14, (0, 1, 2, 3))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import nibabel as nib
@@ -11,11 +10,10 @@ import pytest
 
 from data.phantom.dce import make_dce
 from data.phantom.flow import make_flow
+from tests.acdc import ACDC, needs_acdc
 from unet4d.datasets.dataset import read_dataset
 from unet4d.datasets.verify.mirrored_labels import COMPARED_GRID, MIRRORS, choose_frames, describe_mirroring, subsample
 from unet4d.phantom import make_cine
-
-ACDC = Path(os.environ.get("UNET4D_ACDC14", Path(__file__).parents[4] / "shared/data/acdc14"))
 
 
 def said(image: np.ndarray, label: np.ndarray, axes: tuple[int, ...] = ()) -> str:
@@ -74,7 +72,7 @@ def test_large_frames_are_reduced_alike_from_both_ends():
     assert subsample(small).shape == small.shape
 
 
-@pytest.mark.skipif(not (ACDC / "dataset.json").is_file(), reason=f"no ACDC studies at {ACDC}; set UNET4D_ACDC14")
+@needs_acdc
 def test_real_cine_studies_lie_right_and_mirrored_ones_are_found():
     for case in read_dataset(ACDC).training[:4]:
         assert isinstance(case.label, Path)

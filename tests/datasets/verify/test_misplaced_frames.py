@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import nibabel as nib
 import numpy as np
 import pytest
 
+from tests.acdc import ACDC, needs_acdc
 from unet4d.datasets.verify.misplaced_frames import describe_misplaced_frames, thumbnail
 
 T = 24
@@ -111,10 +109,7 @@ def test_several_breaths_in_an_open_series_are_in_order():
     assert said(study, cyclic=False) == ""
 
 
-ACDC = Path(os.environ.get("UNET4D_ACDC14", Path(__file__).parents[4] / "shared/data/acdc14"))
-
-
-@pytest.mark.skipif(not (ACDC / "images").is_dir(), reason=f"no ACDC studies at {ACDC}; set UNET4D_ACDC14")
+@needs_acdc
 def test_real_cine_studies_are_in_order_and_permuted_ones_are_not():
     files, rng = sorted((ACDC / "images").glob("*.nii*"))[:3], np.random.default_rng(0)
     for file in files:
