@@ -98,7 +98,7 @@ class PublishedCLSTMUNet(nn.Module):
 
 
 class PlainStep:
-    """A training step by plain backpropagation, all frames labelled: loss, optimiser and clipping are those of TrainingStep."""
+    """A training step by plain backpropagation, all frames labelled: loss, optimizer and clipping are those of TrainingStep."""
 
     def __init__(self, network: nn.Module, config: Config, device: torch.device):
         self.network, self.config, self.device = network, config.train, device

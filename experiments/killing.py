@@ -29,7 +29,7 @@ class Doing(NamedTuple):
     Attributes:
         what: one of the states above.
         epoch: counted from 1; 0 before the first.
-        steps: optimiser steps of this epoch that are done, as far as the bar shows.
+        steps: optimizer steps of this epoch that are done, as far as the bar shows.
     """
 
     what: str

@@ -1,7 +1,7 @@
 """Kidneys with a lesion in one of them, and the organs around them, as geometry.
 
 Places in mm: x towards the left, y towards the feet, z towards the back, 0 between the kidneys. A kidney is an ellipsoid with a
-dent towards the spine; along each of its rays lie, from the centre out,
+dent towards the spine; along each of its rays lie, from the center out,
 
     sinus (fat) | pyramids of medulla, columns of cortex between them | cortex | the surface
     0          SINUS                                                PYRAMID    1
@@ -29,7 +29,7 @@ SINUS, PYRAMID = 0.42, 0.76
 class Kidney:
     """One kidney. Lengths in mm, angles in radians."""
 
-    centre: NDArray[np.float64]  # (3,)
+    center: NDArray[np.float64]  # (3,)
     axes: NDArray[np.float64]  # (3,), half of its width, length and depth
     lean: float  # of its upper end towards the spine
     side: int  # 1: the left one, with its dent towards falling x
@@ -42,7 +42,7 @@ class Abdomen:
     """One subject's anatomy with nothing breathed in."""
 
     kidneys: tuple[Kidney, Kidney]
-    lesion_centre: NDArray[np.float64]  # (3,)
+    lesion_center: NDArray[np.float64]  # (3,)
     lesion_mm: float  # its radius
     body: NDArray[np.float64]  # (2,), half of the trunk's width and depth
     skin_mm: float
@@ -53,15 +53,15 @@ def draw_abdomen(rng: np.random.Generator) -> Abdomen:
     """Draw a subject with a lesion at the outer surface of one kidney, half of it or more within."""
     kidneys = []
     for side in (-1, 1):
-        centre = np.array([side * rng.uniform(54, 62), rng.normal(6 if side < 0 else -4, 5), rng.normal(8, 3)])
+        center = np.array([side * rng.uniform(54, 62), rng.normal(6 if side < 0 else -4, 5), rng.normal(8, 3)])
         axes = np.array([rng.uniform(25, 30), rng.uniform(48, 58), rng.uniform(22, 27)])
         kidneys.append(
-            Kidney(centre, axes, rng.uniform(0.1, 0.3), side, int(rng.integers(6, 9)), rng.uniform(0, 2 * np.pi))
+            Kidney(center, axes, rng.uniform(0.1, 0.3), side, int(rng.integers(6, 9)), rng.uniform(0, 2 * np.pi))
         )
     host, radius = kidneys[int(rng.integers(2))], rng.uniform(10, 17)
     angle = rng.uniform(-0.9, 0.9)
     outwards = np.array([host.side * np.cos(angle), np.sin(angle), rng.normal(0, 0.2)])
-    place = host.centre + _leant(outwards * host.axes * rng.uniform(0.72, 0.9), -host.lean * host.side)
+    place = host.center + _leant(outwards * host.axes * rng.uniform(0.72, 0.9), -host.lean * host.side)
     loops = np.stack([*rng.uniform([-110, -30, -50], [110, 100, -18], (14, 3)).T, rng.uniform(9, 16, 14)], axis=1)
     body = np.array([rng.uniform(148, 168), rng.uniform(96, 112)])
     return Abdomen((kidneys[0], kidneys[1]), place, radius, body, rng.uniform(8, 26), loops)
@@ -92,12 +92,12 @@ def paint_organs(abdomen: Abdomen, points: Array, still: NDArray[np.uint8], brea
     """Return a copy of the tissues `still` (...) at points (3, ...) with the organs over them, moved by `breath_mm` (3,)."""
     out = still.copy()
     soft = (still == NUMBER["fat"]) | (still == NUMBER["bowel"])
-    for name, centre, axes in (("liver", (-82, -62, -14), (70, 84, 72)), ("spleen", (104, -62, 14), (30, 52, 38))):
-        out[_inside(points, np.array(centre) + breath_mm, np.array(axes)) & soft] = NUMBER[name]
+    for name, center, axes in (("liver", (-82, -62, -14), (70, 84, 72)), ("spleen", (104, -62, 14), (30, 52, 38))):
+        out[_inside(points, np.array(center) + breath_mm, np.array(axes)) & soft] = NUMBER[name]
     for kidney in abdomen.kidneys:
         _paint_kidney(kidney, points, out, breath_mm)
     ball = np.full(3, abdomen.lesion_mm)
-    out[_inside(points, abdomen.lesion_centre + breath_mm, ball)] = NUMBER["lesion"]
+    out[_inside(points, abdomen.lesion_center + breath_mm, ball)] = NUMBER["lesion"]
     return out
 
 
@@ -106,28 +106,28 @@ def shape_volumes_ml(abdomen: Abdomen, step_mm: float = 1.2) -> NDArray[np.float
     counts = np.zeros(4)
     for kidney in abdomen.kidneys:
         reach = kidney.axes + abs(np.sin(kidney.lean)) * np.array([kidney.axes[1], 0, 0])
-        sides = [np.arange(c - r, c + r, step_mm, dtype=np.float32) for c, r in zip(kidney.centre, reach, strict=True)]
+        sides = [np.arange(c - r, c + r, step_mm, dtype=np.float32) for c, r in zip(kidney.center, reach, strict=True)]
         box = np.stack(np.meshgrid(*sides, indexing="ij"))
         tissues = np.zeros(box.shape[1:], np.uint8)
         _paint_kidney(kidney, box, tissues, np.zeros(3))
-        tissues[_inside(box, abdomen.lesion_centre, np.full(3, abdomen.lesion_mm))] = NUMBER["air"]
+        tissues[_inside(box, abdomen.lesion_center, np.full(3, abdomen.lesion_mm))] = NUMBER["air"]
         counts += [np.count_nonzero(tissues == number) for number in range(4)]
     volumes = counts * step_mm**3 / 1000
     return np.array([np.nan, volumes[1], volumes[2], 4 / 3 * np.pi * abdomen.lesion_mm**3 / 1000])
 
 
-def _inside(points: Array, centre: Array, axes: Array) -> NDArray[np.bool_]:
+def _inside(points: Array, center: Array, axes: Array) -> NDArray[np.bool_]:
     """Return whether each of the points (3, ...) lies in an ellipsoid along the axes."""
-    x, y, z = (((p - np.float32(c)) / np.float32(a)) ** 2 for p, c, a in zip(points, centre, axes, strict=True))
+    x, y, z = (((p - np.float32(c)) / np.float32(a)) ** 2 for p, c, a in zip(points, center, axes, strict=True))
     inside: NDArray[np.bool_] = x + y + z < 1
     return inside
 
 
 def _paint_kidney(kidney: Kidney, points: Array, out: NDArray[np.uint8], breath_mm: Array) -> None:
     """Paint cortex, medulla and sinus over the tissues `out` (...) at points (3, ...), in place."""
-    centre = kidney.centre + breath_mm
-    near = _inside(points, centre, np.full(3, kidney.axes.max()))
-    place = _leant((points[:, near].T - centre), kidney.lean * kidney.side) / kidney.axes
+    center = kidney.center + breath_mm
+    near = _inside(points, center, np.full(3, kidney.axes.max()))
+    place = _leant((points[:, near].T - center), kidney.lean * kidney.side) / kidney.axes
     place[:, 0] *= -kidney.side  # now towards the dent
     away = np.linalg.norm(place, axis=1)
     u, v, w = (place / np.maximum(away, 1e-6)[:, None]).T

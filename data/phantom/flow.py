@@ -5,7 +5,7 @@ Conventions:
                 oblique.
     velocity    mm/s along the file's axes, positive towards growing index; noise as phase has it, without bounds but `venc` where
                 there is no signal. No velocity of blood reaches venc: nothing is wrapped.
-    label       a voxel is a vessel if its centre is: the aorta from its valve, the pulmonary artery from its valve into the right
+    label       a voxel is a vessel if its center is: the aorta from its valve, the pulmonary artery from its valve into the right
                 lung. A vein and the heart's blood move as well, and are background.
     truth       the flow through any cross-section (mL/s), the volumes of the tubes.
     time        cyclic: frame k lies at k / T of the heartbeat.
@@ -157,13 +157,13 @@ def _draw_streams(
 
 
 def _fastest(stream: VesselFlow) -> Array:
-    """Return the speed in mm/s on the centreline, at its narrowest, (T,)."""
+    """Return the speed in mm/s on the centerline, at its narrowest, (T,)."""
     n, radius = stream.vessel.bluntness, stream.vessel.radius_mm.min() * stream.widening
     return 1000 * stream.flow_ml_s / (np.pi * radius**2) * (n + 2) / n
 
 
 def _label(streams: tuple[VesselFlow, ...], places: list[Near], frames: int, shape: Size) -> np.ndarray:
-    """Return the label (T, X, Y, Z) uint8: where two vessels touch, the centreline that is nearer in radii counts."""
+    """Return the label (T, X, Y, Z) uint8: where two vessels touch, the centerline that is nearer in radii counts."""
     label = np.zeros((frames, int(np.prod(shape))), np.uint8)
     for t in range(frames):
         depth = np.zeros(label.shape[1])

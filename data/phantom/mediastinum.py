@@ -22,7 +22,7 @@ class Surroundings:
 
     Attributes:
         still: brightness (X, Y, Z) of what does not move.
-        heart: (X, Y, Z), how deep within the heart: 1 in its centre, 0 on its border, below 0 outside.
+        heart: (X, Y, Z), how deep within the heart: 1 in its center, 0 on its border, below 0 outside.
         stream: (3, X, Y, Z), a direction in which blood in the heart's cavities moves, of length about 1.
     """
 
@@ -61,8 +61,8 @@ def draw_surroundings(rng: np.random.Generator, points: Array, scale: float, vox
     paint(step(front), MUSCLE * (1 + 0.1 * field(3.0)))
     paint(step(front - 7), 1.35 * FAT)
     paint(step(front - rng.uniform(14, 30)), AIR)
-    centre, axes = np.array([-13.0, 64.0, -8.0]) + rng.normal(0, 2, 3), np.array([46.0, 42.0, 36.0])
-    heart = 1 - np.sqrt(sum(((p - c) / a) ** 2 for p, c, a in zip((x, y, z), centre, axes, strict=True)))
+    center, axes = np.array([-13.0, 64.0, -8.0]) + rng.normal(0, 2, 3), np.array([46.0, 42.0, 36.0])
+    heart = 1 - np.sqrt(sum(((p - c) / a) ** 2 for p, c, a in zip((x, y, z), center, axes, strict=True)))
     stream = np.stack([field(9.0) for _ in range(3)])
     return Surroundings(still.astype(np.float32), heart + 0.02 * wavy, stream)
 

@@ -1,8 +1,8 @@
-"""A vessel as a tube about a curved centreline, and the blood that runs through it: known in closed form.
+"""A vessel as a tube about a curved centerline, and the blood that runs through it: known in closed form.
 
-                 ___________                   c(s)   centreline, s mm from its start; t(s) its direction
+                 ___________                   c(s)   centerline, s mm from its start; t(s) its direction
     valve  ---->|___________)  ----> Q(t)      R(s)   radius at rest, w(t) R(s) while the pulse passes
-                                               rho    distance from the centreline
+                                               rho    distance from the centerline
 
     speed      u = Q / (pi R^2) * (n + 2) / n * (1 - (rho / R)^n)      n = 2: Poiseuille's parabola; more: nearer to a plug
     velocity   v = u * (t + R' / R * (p - c))                          along the wall where the tube narrows
@@ -25,9 +25,9 @@ from scipy.spatial import cKDTree
 from unet4d.phantom.phantom_study import Array
 
 STEP_MM = 0.5
-"""Between the centreline's samples."""
+"""Between the centerline's samples."""
 REACH = 1.5
-"""Distance from the centreline within which voxels are considered, in radii."""
+"""Distance from the centerline within which voxels are considered, in radii."""
 OUTFLOW_MM, BEYOND_MM = 24.0, 200.0
 """Lengths of a tube upstream of its valve, and straight on after its last point."""
 
@@ -37,14 +37,14 @@ class Vessel:
     """A tube with a valve, from the plane of which it counts, that runs out of the picture at its end.
 
     Attributes:
-        centre: (N, 3) in mm, `STEP_MM` apart.
+        center: (N, 3) in mm, `STEP_MM` apart.
         valve: which of them lies in the valve's plane; what lies upstream belongs to the heart.
         tangent: (N, 3), unit vectors downstream.
         radius_mm: (N,) at rest.
         bluntness: n of the velocity's profile.
     """
 
-    centre: NDArray[np.float64]
+    center: NDArray[np.float64]
     valve: int
     tangent: NDArray[np.float64]
     radius_mm: NDArray[np.float64]
@@ -57,7 +57,7 @@ class Near:
 
     Attributes:
         voxels: (M,) flat indices into the grid.
-        rho: (M,), distance from the centreline over the radius at rest.
+        rho: (M,), distance from the centerline over the radius at rest.
         radius_mm: (M,), of the nearest cross-section, at rest.
         direction: (M, 3), the velocity's at unit speed: along the tube, and along the wall where it narrows.
         counts: (M,), whether the voxel lies downstream of the valve.
@@ -82,25 +82,25 @@ def tube(controls: Array, end: Array, radii_mm: Array, bluntness: float) -> Vess
     points = curve(fine)
     along = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
     places = np.interp(np.arange(0, along[-1], STEP_MM), along, fine)
-    centre, radius = curve(places), CubicSpline(chord, radii_mm, bc_type="clamped")(places)
+    center, radius = curve(places), CubicSpline(chord, radii_mm, bc_type="clamped")(places)
     before = curve(0.0) - np.arange(OUTFLOW_MM, 0, -STEP_MM)[:, None] * curve(0.0, 1) / np.linalg.norm(curve(0.0, 1))
     beyond = curve(chord[-1]) + np.arange(STEP_MM, BEYOND_MM, STEP_MM)[:, None] * end
-    centre = np.concatenate([before, centre, beyond])
+    center = np.concatenate([before, center, beyond])
     radius = np.concatenate([np.full(len(before), radius[0]), radius, np.full(len(beyond), radius[-1])])
-    tangent = np.gradient(centre, axis=0)
+    tangent = np.gradient(center, axis=0)
     tangent /= np.linalg.norm(tangent, axis=1, keepdims=True)
-    return Vessel(centre, len(before), tangent, radius, bluntness)
+    return Vessel(center, len(before), tangent, radius, bluntness)
 
 
 def near(vessel: Vessel, points: Array) -> Near:
     """Return the voxels at `points` (X, Y, Z, 3) in mm that lie near a vessel."""
     flat = points.reshape(-1, 3)
     reach = REACH * vessel.radius_mm.max()
-    low, high = vessel.centre.min(0) - reach, vessel.centre.max(0) + reach
+    low, high = vessel.center.min(0) - reach, vessel.center.max(0) + reach
     voxels = np.flatnonzero(((flat >= low) & (flat <= high)).all(1))
-    distance, nearest = cKDTree(vessel.centre).query(flat[voxels], distance_upper_bound=reach)
+    distance, nearest = cKDTree(vessel.center).query(flat[voxels], distance_upper_bound=reach)
     voxels, distance, nearest = (values[np.isfinite(distance)] for values in (voxels, distance, nearest))
-    away = flat[voxels] - vessel.centre[nearest]
+    away = flat[voxels] - vessel.center[nearest]
     tangent, radius = vessel.tangent[nearest], vessel.radius_mm[nearest]
     taper = np.gradient(vessel.radius_mm, STEP_MM)[nearest]
     direction = tangent + (taper / radius)[:, None] * away
@@ -121,7 +121,7 @@ def velocity(vessel: Vessel, place: Near, flow_ml_s: float, widening: float) -> 
 
 
 def fills(place: Near, widening: float, voxel_mm: float) -> Array:
-    """Compute the fraction of each voxel (M,) that the vessel fills: half where the wall passes through its centre."""
+    """Compute the fraction of each voxel (M,) that the vessel fills: half where the wall passes through its center."""
     inside = (widening - place.rho) * place.radius_mm
     return np.clip(inside / voxel_mm + 0.5, 0, 1)
 
@@ -129,9 +129,9 @@ def fills(place: Near, widening: float, voxel_mm: float) -> Array:
 def volume_ml(vessel: Vessel, low: Array, high: Array, widening: float) -> float:
     """Compute the tube's volume from its valve on, within the box `low` to `high` (3,), which it leaves at a right angle.
 
-    It is the integral of the area along the centreline: by Pappus's theorem, bending a tube leaves its volume.
+    It is the integral of the area along the centerline: by Pappus's theorem, bending a tube leaves its volume.
     """
-    inside = ((vessel.centre >= low) & (vessel.centre < high)).all(1) & (np.arange(len(vessel.centre)) >= vessel.valve)
+    inside = ((vessel.center >= low) & (vessel.center < high)).all(1) & (np.arange(len(vessel.center)) >= vessel.valve)
     return float(np.sum(np.pi * (widening * vessel.radius_mm[inside]) ** 2) * STEP_MM / 1000)
 
 

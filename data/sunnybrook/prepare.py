@@ -106,7 +106,7 @@ def _drawn(pairs: list[tuple[Path, Path]]) -> tuple[Image4D, np.ndarray]:
 
 
 def _filled(text: Path, size: tuple[int, ...]) -> np.ndarray:
-    """Return whether the centre of each pixel (X, Y) lies inside a contour."""
+    """Return whether the center of each pixel (X, Y) lies inside a contour."""
     try:
         points = np.loadtxt(text, ndmin=2)
     except ValueError as error:

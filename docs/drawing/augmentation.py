@@ -41,7 +41,7 @@ This page lists what is varied, and how far.
 - One warp holds for all frames of a clip and its labels, one contrast for all frames. Two equal frames stay equal
   under all but noise. Thick slices are shifted against each other, each alike in all frames.
 - A label's voxel gets the class with the largest linear share, so that borders stay as smooth as they were.
-- What a frame loses when it goes wrong, its neighbours still show, and its label stays: this is what recurrence is
+- What a frame loses when it goes wrong, its neighbors still show, and its label stays: this is what recurrence is
   for.
 
 This page and its picture are written by `python docs/drawing/augmentation.py`; a test holds the page to the code. "20
@@ -209,11 +209,11 @@ def _time(by: TimePreset) -> list[Row]:
             "heart rates and frame rates; drawn for the first and the last step, geometric in between",
         ),
         Row("a frame dropped", _share(by.drop), "frames lost in reconstruction or export"),
-        Row("a frame repeated", _share(by.repeat), "frames filled in from their neighbours"),
+        Row("a frame repeated", _share(by.repeat), "frames filled in from their neighbors"),
         Row(
             "reversal",
             "half of the clips" if by.both_ways else "never",
-            "no heart beats backwards, but every frame keeps its neighbours",
+            "no heart beats backwards, but every frame keeps its neighbors",
         ),
         Row("stride", "1 to `data.max_frame_stride`", "more time in as few frames; also without augmentation"),
     ]
@@ -227,12 +227,12 @@ def _corruption(by: ArtifactPreset) -> list[Row]:
             "`data.artifacts` of all frames"
             if by is ARTIFACT_PRESETS["severe"]
             else f"{_share(by.probability)}: {f'1 to {by.most}' if by.most > 1 else by.most}",
-            "never two neighbours, at most half of a clip; without mistriggering, where time is open, a third for each other kind",
+            "never two neighbors, at most half of a clip; without mistriggering, where time is open, a third for each other kind",
         ),
         Row(
             f"dropout, share of the signal; {_share(by.local)} in a region",
             _range(by.dropout, of),
-            "spoiled magnetisation, dark bands",
+            "spoiled magnetization, dark bands",
         ),
         Row(
             "ghosting, brightness of two ghosts",

@@ -104,10 +104,10 @@ def test_the_t1_map_is_one_image_in_milliseconds_where_nothing_is_breathed():
 def test_breathing_moves_the_organs_by_what_the_truth_says():
     one = study(1)
     spacing = np.linalg.norm(one.affine[:3, :3], axis=0)
-    centres = np.array([np.argwhere(one.label[t] == LESION).mean(0) * spacing for t in range(10)])
+    centers = np.array([np.argwhere(one.label[t] == LESION).mean(0) * spacing for t in range(10)])
     moved = np.array(one.truth["breath_mm"])
     assert np.ptp(moved[:, 1]) > 4
-    assert np.allclose(centres - centres.mean(0), moved - moved.mean(0), atol=0.8)
+    assert np.allclose(centers - centers.mean(0), moved - moved.mean(0), atol=0.8)
 
 
 def test_the_t1_map_lies_where_the_organs_are_before_breathing_moves_them():

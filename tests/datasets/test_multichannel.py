@@ -173,7 +173,7 @@ def test_the_network_sees_in_prediction_what_it_saw_in_training(studies, run, tm
 
 @pytest.mark.parametrize("kind", ["dce"], indirect=True)
 class TestMap:
-    def test_it_is_constant_over_frames_and_normalised_once(self, studies, tmp_path):
+    def test_it_is_constant_over_frames_and_normalized_once(self, studies, tmp_path):
         image = cached(studies, tmp_path / "cache", 12.0).image
         assert image.shape[:2] == (2, 4)
         assert all(np.array_equal(image[1, 0], image[1, t]) for t in range(4))

@@ -224,7 +224,7 @@ def test_other_references_are_refused(scores):
 
 
 def test_an_open_series_is_not_compared_with_a_cyclic_one(scores):
-    """Their pairs, second differences and neighbours are not the same ones, whatever the label maps."""
+    """Their pairs, second differences and neighbors are not the same ones, whatever the label maps."""
     with pytest.raises(InputError, match=r"case s0 is cyclic in \S+ and open in \S+; expected the same"):
         compare(scores("a", one_case_per_subject([0.8] * 8)), scores("b", one_case_per_subject([0.8] * 8), time="open"))
 

@@ -137,8 +137,8 @@ def test_resampling_keeps_the_field_of_view():
     assert grid.shape == (38, 31, 11)
     assert np.allclose(np.multiply(grid.shape, grid.spacing), (50 * 1.3, 41 * 1.3, 7 * 8.0))
     ramp = np.broadcast_to(np.arange(50, dtype=np.float32)[:, None, None] + 0.5, (1, 1, 50, 41, 7))
-    centres = (np.arange(38) + 0.5) * 50 / 38  # in native voxels from the border
-    assert np.allclose(grid.image(ramp)[0, 0, 1:-1, 3, 3], centres[1:-1], atol=1e-4)
+    centers = (np.arange(38) + 0.5) * 50 / 38  # in native voxels from the border
+    assert np.allclose(grid.image(ramp)[0, 0, 1:-1, 3, 3], centers[1:-1], atol=1e-4)
 
 
 def test_the_slice_spacing_stays_without_a_setting():

@@ -177,7 +177,7 @@ def test_a_cyclic_series_wraps_and_an_open_one_does_not():
     assert not made(label, SINGLE, "muscle").any()
 
 
-def test_at_the_end_of_an_open_series_the_one_neighbour_counts():
+def test_at_the_end_of_an_open_series_the_one_neighbor_counts():
     label = drawn("1..2", "1..2", "....", "1..2", "1..2")
     np.testing.assert_array_equal(made(label, SINGLE, "muscle"), label)
 
@@ -271,7 +271,7 @@ def test_nothing_to_do_is_no_error(step):
         np.testing.assert_array_equal(apply_steps(label, [step], LABELS, True), label)
 
 
-def neighbours(voxel: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+def neighbors(voxel: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
     """The voxel itself and those that share a corner with it."""
     for offset in itertools.product((-1, 0, 1), repeat=len(voxel)):
         yield tuple(v + d for v, d in zip(voxel, offset, strict=True))
@@ -286,7 +286,7 @@ def components(voxels: set[tuple[int, ...]], faces: bool = False) -> list[set[tu
         part = set(edge)
         while edge:
             voxel = edge.pop()
-            for other in list(neighbours(voxel)):
+            for other in list(neighbors(voxel)):
                 if other in left and (not faces or np.abs(np.subtract(other, voxel)).sum() == 1):
                     left.discard(other)
                     part.add(other)
@@ -326,13 +326,13 @@ def by_hand(label: np.ndarray, step: Step, cyclic: bool) -> np.ndarray:
             beside = {(t + d) % frames if cyclic else t + d for d in (-1, 1)} & set(range(frames)) - {t}
             there = set().union(*(where(label[other], step) for other in beside)) if beside else None
             for part in components(inside):
-                if there is not None and not any(other in there for voxel in part for other in neighbours(voxel)):
+                if there is not None and not any(other in there for voxel in part for other in neighbors(voxel)):
                     for voxel in part:
                         after[(t, *voxel)] = 0
         else:
             for part in components(set(map(tuple, np.argwhere(frame == 0).tolist())), faces=True):
                 around = {
-                    other for v in part for other in neighbours(v) if np.abs(np.subtract(other, v)).sum() == 1
+                    other for v in part for other in neighbors(v) if np.abs(np.subtract(other, v)).sum() == 1
                 } - part
                 around = {o for o in around if all(n > 1 or 0 <= i < n for i, n in zip(o, frame.shape, strict=True))}
                 if around and around <= inside:

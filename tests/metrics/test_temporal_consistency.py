@@ -45,7 +45,7 @@ def test_components_apart_are_counted_apart():
     assert (components[1, 0], voxels[1, 0]) == (3, 4)
 
 
-def test_a_neighbour_of_another_class_does_not_keep_a_component_alive():
+def test_a_neighbor_of_another_class_does_not_keep_a_component_alive():
     components, _ = flicker(film("22", "11", "22"), [1, 2], cyclic=False)
     assert components.tolist() == [[0, 1], [1, 0], [0, 1]]
 
@@ -70,7 +70,7 @@ def test_post_processing_removes_exactly_the_flickering_components(cyclic: bool)
         assert not flicker(cleaned, [value], cyclic)[0].any()
 
 
-def test_a_cyclic_study_wraps_and_an_open_one_has_one_neighbour_at_its_ends():
+def test_a_cyclic_study_wraps_and_an_open_one_has_one_neighbor_at_its_ends():
     label = film("1.", "..", "..", "1.")
     assert flicker(label, [1], cyclic=True)[0].sum() == 0
     assert flicker(label, [1], cyclic=False)[0][:, 0].tolist() == [1, 0, 0, 1]

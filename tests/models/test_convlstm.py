@@ -220,7 +220,7 @@ def test_wrong_use_says_what_was_wanted(make, says):
         make()
 
 
-def test_with_an_input_kernel_of_one_a_voxel_reaches_its_neighbours_through_the_hidden_state_alone():
+def test_with_an_input_kernel_of_one_a_voxel_reaches_its_neighbors_through_the_hidden_state_alone():
     ours = ConvLSTM3d(2, 3, 3, input_kernel_size=1).double()
     x = clip(batch=1, grid=(5, 5, 1))
     changed = x.clone()

@@ -158,7 +158,7 @@ def test_ambiguous_frames_hide_the_heart_and_nothing_else_changes(seed: int):
 
 
 @pytest.mark.parametrize("frames", [2, 3, 5, 8, 9])
-def test_ambiguous_frames_are_never_neighbours_on_the_cycle(frames: int):
+def test_ambiguous_frames_are_never_neighbors_on_the_cycle(frames: int):
     most = frames // 2
     seen = set()
     for seed in range(12):

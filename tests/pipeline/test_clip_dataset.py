@@ -54,8 +54,8 @@ def test_a_box_is_that_of_the_study_in_zeros(start, size):
     assert np.array_equal(crop_padded(array, [3, 0, 0], start, size), around[:, [3, 0, 0], x, y, z])
 
 
-def test_without_augmentation_a_patch_is_the_voxels_round_its_centre_moved_inside_the_study():
-    """A patch of 8 x 6 x 4 in 14 x 12 x 5 starts at 0..6, 0..6, 0..1: nearest to four, three, two before the centre."""
+def test_without_augmentation_a_patch_is_the_voxels_round_its_center_moved_inside_the_study():
+    """A patch of 8 x 6 x 4 in 14 x 12 x 5 starts at 0..6, 0..6, 0..1: nearest to four, three, two before the center."""
     made = clips(foreground_fraction=1.0)
     one = made.studies[0]
     assert (SHAPE, PATCH) == ((14, 12, 5), (8, 6, 4))
@@ -95,25 +95,25 @@ def one_in_the_middle() -> CachedStudy:
     return replace(middle, label=label, foreground=np.array(sorted(rows), np.int32))
 
 
-def test_every_patch_of_full_foreground_share_is_centred_on_foreground_and_a_rare_class_comes_as_often():
+def test_every_patch_of_full_foreground_share_is_centered_on_foreground_and_a_rare_class_comes_as_often():
     made = clips([one_in_the_middle()], foreground_fraction=1.0)
     seen = Counter()
     for number in range(200):
         clip = made[number]
-        (centre,) = {int(v) for v in clip.label[clip.labelled][:, 4, 3, 2]}  # both frames are labelled alike
-        seen[centre] += 1
+        (center,) = {int(v) for v in clip.label[clip.labelled][:, 4, 3, 2]}  # both frames are labelled alike
+        seen[center] += 1
     assert set(seen) == {1, 2}
     assert 70 < seen[2] < 130  # 1 voxel against 8
 
 
 def test_the_foreground_share_is_kept():
     made = clips([one_in_the_middle()], foreground_fraction=0.5)
-    centred = [made[n].label[made[n].labelled][0, 4, 3, 2] > 0 for n in range(200)]
-    assert 0.4 < np.mean(centred) < 0.65
+    centered = [made[n].label[made[n].labelled][0, 4, 3, 2] > 0 for n in range(200)]
+    assert 0.4 < np.mean(centered) < 0.65
 
 
 def test_a_class_at_the_border_is_in_the_patch_and_no_voxel_is_lost_to_padding():
-    """Pins patches centred on the end slices of a short stack, a fifth of which was padding."""
+    """Pins patches centered on the end slices of a short stack, a fifth of which was padding."""
     made = clips(foreground_fraction=1.0)  # class 2 lies in the first slice
     every = [made[number] for number in range(50)]
     assert all((clip.image > 0).all() for clip in every)

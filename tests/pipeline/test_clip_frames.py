@@ -248,7 +248,7 @@ def test_sampled_timings_stay_within_their_preset(level):
         assert abs(np.log(speeds).mean()) < 0.05
 
 
-def test_off_with_stride_1_is_a_clip_of_neighbours():
+def test_off_with_stride_1_is_a_clip_of_neighbors():
     rng = np.random.default_rng(0)
     assert {TemporalWarp.sample(rng, DataConfig(), frames, False) for frames in (1, 2, 8) for _ in range(20)} == {
         TemporalWarp()

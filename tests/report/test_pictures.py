@@ -72,14 +72,14 @@ def test_contours_lie_on_their_class_in_its_colour(study):
     sheet = draw_contour_sheet(image, label, affine, frames=[0, 3])
     assert sheet.dtype == np.uint8
     assert sheet.shape[2] == 3
-    centres = []
+    centers = []
     for left in (28, 28 + 194):  # a caption of 28 pixels, cells of 190 and gaps of 4
         cell = sheet[:, left : left + 190]
         _, columns = np.nonzero(near(cell, class_color(1)))
         assert len(columns) > 100
-        centres.append(columns.mean())
+        centers.append(columns.mean())
         assert near(cell, class_color(2)).sum() > 50
-    assert centres[1] - centres[0] == pytest.approx(3 * 190 / width, abs=2)  # 3 voxels, in a cell of 190
+    assert centers[1] - centers[0] == pytest.approx(3 * 190 / width, abs=2)  # 3 voxels, in a cell of 190
     bare = draw_contour_sheet(image, None, frames=[0])
     assert not near(bare, class_color(1)).any()
 

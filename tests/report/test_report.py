@@ -225,8 +225,8 @@ def test_the_study_in_the_page_lies_where_the_study_lies(pages, folders):
         np.testing.assert_allclose(page.volume(which).affine, source.affine, atol=1e-5)
         assert page.volume(which).shape == (14, 12, 3, 3)
     np.testing.assert_array_equal(np.asarray(page.volume("label").dataobj), label().transpose(1, 2, 3, 0))
-    grey, true = np.asarray(page.volume("image").dataobj).ravel(), source.array[0].transpose(1, 2, 3, 0).ravel()
-    assert np.corrcoef(grey, true)[0, 1] > 0.99
+    gray, true = np.asarray(page.volume("image").dataobj).ravel(), source.array[0].transpose(1, 2, 3, 0).ravel()
+    assert np.corrcoef(gray, true)[0, 1] > 0.99
     assert page.study["start"] == [0, 0, 0]
     assert page.words.count("he patient's left is on the right, as the header has it.") == 2
     middle = np.linalg.inv(source.affine) @ [*page.study["center"], 1]

@@ -89,7 +89,7 @@ def pixels(browser: Browser) -> np.ndarray:
 
 
 def tinted(picture: np.ndarray, value: int) -> np.ndarray:
-    """Return (H, W) bool: where the hue is about that of a class laid over grey."""
+    """Return (H, W) bool: where the hue is about that of a class laid over gray."""
     color = np.array(ImageColor.getrgb(class_color(value)))
     away, own = picture - picture.mean(-1, keepdims=True), color - color.mean()
     lengths = np.linalg.norm(away, axis=-1)

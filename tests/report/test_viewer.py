@@ -47,7 +47,7 @@ def test_a_small_study_is_whole():
     assert np.abs(np.asarray(shown.dataobj) - expected).max() <= 0.5 + 1e-3
     np.testing.assert_allclose(shown.affine, OBLIQUE, atol=1e-5)
     assert (found.start, found.steps, found.frames) == ((0, 0, 0), (1, 1, 1), tuple(range(6)))
-    assert found.notes == ("Intensities from 20 (black) to 180 (white) in 256 grey levels.",)
+    assert found.notes == ("Intensities from 20 (black) to 180 (white) in 256 gray levels.",)
 
 
 @pytest.mark.parametrize("share", [0.9, 0.5, 0.3, 0.1, 0.01])
@@ -86,9 +86,9 @@ def test_blocks_of_voxels_are_means_about_their_own_center():
 
     grid = _PageGrid((slice(2, 8), slice(0, 4), slice(0, 2)), (2, 2, 1))
     frame = np.arange(10 * 4 * 2, dtype=np.float32).reshape(10, 4, 2)
-    grey = grid.grey(frame, (0.0, 255.0), 256)
-    assert grey.shape == (3, 2, 2)
-    assert grey[0, 0, 0] == round(float(frame[2:4, 0:2, 0].mean()))
+    gray = grid.gray(frame, (0.0, 255.0), 256)
+    assert gray.shape == (3, 2, 2)
+    assert gray[0, 0, 0] == round(float(frame[2:4, 0:2, 0].mean()))
     np.testing.assert_allclose(grid.affine(np.diag([1, 1, 8, 1.0]))[:3, 3], [2.5, 0.5, 0])
     label = np.zeros((10, 4, 2), np.uint8)
     label[2:4, 0:2, 0] = [[3, 3], [3, 0]]
@@ -101,9 +101,9 @@ def test_reductions_are_listed_and_thick_slices_stay():
     whole, _, _ = embed(10**7)
     cropped = embed(int(whole.size * 0.9))[0]
     assert any(line.startswith("Cropped around the segmentation to ") for line in cropped.notes)
-    assert "256 grey levels" in cropped.notes[0]
+    assert "256 gray levels" in cropped.notes[0]
     fewer = embed(int(cropped.size * 0.8))[0]
-    assert "64 grey levels" in fewer.notes[0]
+    assert "64 gray levels" in fewer.notes[0]
     least = embed(int(whole.size * 0.05))[0]
     assert any("each voxel is the mean of 2 x 2 x 1." in line for line in least.notes)
     assert least.steps == (2, 2, 1)

@@ -123,7 +123,7 @@ def shares(code: str, *words: str) -> list[float]:
     )
 
 
-linux = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="glibc's behaviour")
+linux = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="glibc's behavior")
 
 
 @linux

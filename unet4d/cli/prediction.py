@@ -140,7 +140,7 @@ def _output_options(parser: ArgumentParser) -> None:
 
 def inference_options(parser: ArgumentParser, scratch: str = "--out") -> None:
     """Add the options of the computation; `scratch` is the default of --scratch_dir in its help."""
-    add(parser, "--overlap", help="share of a window its neighbour covers; default: the model's", type=float)
+    add(parser, "--overlap", help="share of a window its neighbor covers; default: the model's", type=float)
     add(parser, "--sw_batch_size", help="windows computed at once; default: the model's", type=int)
     add(
         parser,

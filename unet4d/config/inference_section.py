@@ -16,7 +16,7 @@ class InferenceConfig:
     """The sliding window: in space only, over all frames at once."""
 
     overlap: float = 0.5
-    """Share of a window that its neighbour covers too, 0 to below 1."""
+    """Share of a window that its neighbor covers too, 0 to below 1."""
     sw_batch_size: int = 1
     """Windows computed at once."""
     chunk_frames: int | None = None

@@ -57,7 +57,7 @@ class DataConfig:
     """A training clip's frames are 1 to this many study frames apart, drawn anew for each clip. Above 1 as few frames show a longer
     time, and the network learns more than one step; useful for long series. At prediction the step is 1."""
     foreground_fraction: float = 0.67
-    """Share of patches centred on a voxel of a class drawn evenly among those present, 0 to 1; the others lie anywhere."""
+    """Share of patches centered on a voxel of a class drawn evenly among those present, 0 to 1; the others lie anywhere."""
     augmentation: Literal["off", "mild", "strong"] = "strong"
     """Strength of the augmentation of clips; one spatial warp and one contrast for all frames of a clip. Strong needs some thousand
     steps."""
@@ -66,7 +66,7 @@ class DataConfig:
     has a corrupted one. strong: more often and further, and half of the clips run backwards. A label stays that of its frame."""
     artifacts: float | None = None
     """Share of the frames of all training clips that have a severe artifact, 0 to 0.5: signal lost, ghosts, lines of a
-    neighbouring frame, or noise. Neighbours stay intact, and so does the label. Unset: as data.time_augmentation says."""
+    neighboring frame, or noise. Neighbors stay intact, and so does the label. Unset: as data.time_augmentation says."""
     augmenter: str | None = None
     """Class that augments clips by the settings above: a subclass of Augmentation as package.module.Class, see
     docs/how-to/own_classes.md. The class is imported. Unset: Augmentation."""

@@ -1,4 +1,4 @@
-"""The key file: a table, for its owner alone, of the patient and the series behind each anonymised case."""
+"""The key file: a table, for its owner alone, of the patient and the series behind each anonymized case."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def check_key_file(path: Path, out: Path, sources: Sequence[Path]) -> None:
 
 
 def write_key_file(path: Path, studies: Sequence[Study], source: str) -> None:
-    """Write which patient each anonymised case is of, for the file's owner alone. Another file is not replaced.
+    """Write which patient each anonymized case is of, for the file's owner alone. Another file is not replaced.
 
     Raises:
-        InputError: no study is anonymised, which names the `source`; the file holds something else.
+        InputError: no study is anonymized, which names the `source`; the file holds something else.
     """
     keys: list[Mapping[str, str]] = [study.key for study in studies if study.key]
     if not keys:

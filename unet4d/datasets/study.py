@@ -60,7 +60,7 @@ class Study:
         dicom: where it is DICOM, the image of each frame and slice: frame t and slice z of its grid lie in `planes[t][z]`, X along
             the columns and Y along the rows of that image. Of several channels the first; None where it cannot be read.
         partial: what was drawn of the label, where that is not all.
-        key: columns that link an anonymised name to a patient. They are written only where the user asks for it.
+        key: columns that link an anonymized name to a patient. They are written only where the user asks for it.
         velocity_unit: of velocity channels, "mm/s", "cm/s" or "m/s"; None where unknown.
     """
 

@@ -1,7 +1,7 @@
 """Surface distances of label maps, per frame and class: 95 % Hausdorff distance, average distance, surface Dice.
 
-A surface voxel is a voxel of the class with a face neighbour outside it; beyond the image counts as outside. Distances run
-between voxel centres, in mm. An axis of length 1 is no axis: a single-slice study is measured in its plane, by its contour (in 3D
+A surface voxel is a voxel of the class with a face neighbor outside it; beyond the image counts as outside. Distances run
+between voxel centers, in mm. An axis of length 1 is no axis: a single-slice study is measured in its plane, by its contour (in 3D
 every voxel of a single slice is surface, and the overlap would hide the contour's error).
 """
 
@@ -26,7 +26,7 @@ class SurfaceScores:
     Attributes:
         hd95_mm: 95 % Hausdorff distance; NaN where the class is absent from reference or prediction.
         asd_mm: average symmetric surface distance; NaN there too.
-        nsd: normalised surface Dice in [0, 1]; 0 where the class is absent from exactly one, NaN where it is from both.
+        nsd: normalized surface Dice in [0, 1]; 0 where the class is absent from exactly one, NaN where it is from both.
     """
 
     hd95_mm: np.ndarray

@@ -156,9 +156,9 @@ def _spoil_frames(
     first = int(rng.integers(len(SPOILING)))
     kinds = tuple(SPOILING[(first + i) % len(SPOILING)] for i in range(len(hit)))
     x, y = np.nonzero((label > 0).any(axis=(0, 3)))
-    centre = (x.min() + x.max()) / 2, (y.min() + y.max()) / 2
-    away = np.hypot(np.arange(grid.shape[0])[:, None] - centre[0], np.arange(grid.shape[1])[None] - centre[1])
-    radius = np.hypot(x - centre[0], y - centre[1]).max() + 4.0 / grid.pixel_mm
+    center = (x.min() + x.max()) / 2, (y.min() + y.max()) / 2
+    away = np.hypot(np.arange(grid.shape[0])[:, None] - center[0], np.arange(grid.shape[1])[None] - center[1])
+    radius = np.hypot(x - center[0], y - center[1]).max() + 4.0 / grid.pixel_mm
     disk = np.clip((radius - away) / (8.0 / grid.pixel_mm) + 1, 0, 1)[..., None].astype(np.float32)
     image = clean.copy()
     for t, kind in zip(hit, kinds, strict=True):

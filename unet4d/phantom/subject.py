@@ -21,7 +21,7 @@ class HeartGrid:
     shape: Size
     pixel_mm: float
     slice_mm: float
-    axis_mm: tuple[float, float]  # the left ventricle's axis at mid-stack, from the picture's centre
+    axis_mm: tuple[float, float]  # the left ventricle's axis at mid-stack, from the picture's center
     base_mm: float  # base plane at end-diastole, from the top of the stack
     lean: tuple[float, float]  # of the axis against the slices' normal: mm in X and Y for each mm in Z
     breath_mm: NDArray[np.float64]  # (Z, 2): each slice has its own breath-hold
@@ -63,8 +63,8 @@ def _oblique_affine(rng: np.random.Generator, shape: Size, pixel_mm: float, slic
     down /= np.linalg.norm(down)
     affine = np.eye(4)
     affine[:3, :3] = np.stack([np.cross(apex, down) * pixel_mm, down * pixel_mm, apex * slice_mm], axis=1)
-    centre = (np.array(shape) - 1) / 2
-    affine[:3, 3] = np.array([-30.0, 10.0, 0.0]) + rng.normal(0, 12, 3) - affine[:3, :3] @ centre
+    center = (np.array(shape) - 1) / 2
+    affine[:3, 3] = np.array([-30.0, 10.0, 0.0]) + rng.normal(0, 12, 3) - affine[:3, :3] @ center
     return np.round(affine, 6)
 
 

@@ -1,6 +1,6 @@
 """The surroundings of the heart in a short-axis picture: chest wall, lungs, diaphragm, liver, stomach, aorta.
 
-Each place gets two magnetisations, water and fat, as `(X, Y, Z, S)` arrays with blood at 1: in balanced SSFP the two
+Each place gets two magnetizations, water and fat, as `(X, Y, Z, S)` arrays with blood at 1: in balanced SSFP the two
 precess in opposite directions, and voxels that hold both turn dark (the "India ink" line around every organ).
 Relative brightness follows T2/T1: Scheffler & Lehnhardt, "Principles and applications of balanced SSFP techniques",
 Eur Radiol 13:2409, 2003.

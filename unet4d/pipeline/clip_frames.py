@@ -30,7 +30,7 @@ from unet4d.pipeline.augmentation.presets import TIME_PRESETS
 class TemporalWarp:
     """The timing of a clip: the steps from one of its frames to the next."""
 
-    stride: int = 1  # study frames between neighbours of the clip
+    stride: int = 1  # study frames between neighbors of the clip
     speeds: tuple[float, float] = (1.0, 1.0)  # factors on the first and the last step, geometric between them
     reverse: bool = False  # the clip runs backwards
     drop: int | None = None  # the doubled step
@@ -153,7 +153,7 @@ def most_labelled_frames(frames: int, study_frames: int, labelled_frames: int, c
     # One step more for a dropped frame, and two frames at most for rounding.
     length = frames * config.max_frame_stride * preset.fastest + 2
     rounds = int(length // study_frames) + 1 if cyclic else 1
-    # The frames of a slow clip that show one study frame, or two neighbours joined by a repeat.
+    # The frames of a slow clip that show one study frame, or two neighbors joined by a repeat.
     one, two = (int(width / preset.slowest) + 1 for width in (1, 2))
     return min(frames, rounds * labelled_frames * one + two - one)
 

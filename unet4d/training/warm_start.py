@@ -3,7 +3,7 @@
 Weights are matched by name, so level by level from full resolution down. Where kernels differ in size alone, they are adapted so
 that an image that is constant along an axis gets the answer that it got:
 
-    convolution    a kernel that grows is padded with zeros around its centre: it computes what it computed for any image.
+    convolution    a kernel that grows is padded with zeros around its center: it computes what it computed for any image.
                    The taps beyond a smaller kernel are added to its outermost ones, to 1 tap as their sum
     upsampling     its kernel is the stride: each tap is repeated where the stride grows, the mean of taps where it shrinks
 

@@ -164,7 +164,7 @@ def test_a_frame_beyond_the_study_is_reported(name, tmp_path):
 
 
 def test_a_frame_that_is_not_the_studys_is_reported(tmp_path):
-    """Frame 3 (from 1) of the file names is frame 2 of the study, and not its neighbours."""
+    """Frame 3 (from 1) of the file names is frame 2 of the study, and not its neighbors."""
     folder = write_patient(tmp_path / "patient001")
     one, frames = frame_of(image_of(0), 0), phantom_study(0).image.astype(np.int16)
     write(folder / "patient001_frame03.nii.gz", frames[2].astype(np.float32) * np.float32(1.00001), one)

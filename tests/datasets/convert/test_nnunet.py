@@ -153,7 +153,7 @@ def test_frames_that_are_missing_are_listed_and_the_others_read(tmp_path):
 
 
 def test_two_frames_far_apart_are_no_series(tmp_path):
-    """Pins end-diastole and end-systole alone, as most sets made of ACDC have them, joined as if neighbours."""
+    """Pins end-diastole and end-systole alone, as most sets made of ACDC have them, joined as if neighbors."""
     image = image_of(0)
     for number in (1, 12):
         write(tmp_path / "imagesTr" / f"a_frame{number:02d}_0000.nii.gz", phantom_study(0).image[0], frame_of(image, 0))

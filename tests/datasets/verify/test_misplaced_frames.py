@@ -41,7 +41,7 @@ def test_nothing_is_reported_of_a_smooth_motion_in_its_order(cyclic, seed):
 
 @pytest.mark.parametrize("t", [2, 5, 8, 15, 18])
 @pytest.mark.parametrize("cyclic", [True, False])
-def test_neighbours_in_each_others_place_are_named(t, cyclic):
+def test_neighbors_in_each_others_place_are_named(t, cyclic):
     swapped = order(lambda frames: frames.insert(t, frames.pop(t + 1)))
     assert said(swapped, cyclic) == f"frames {t} and {t + 1} seem to have each other's position"
 

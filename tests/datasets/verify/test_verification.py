@@ -187,8 +187,8 @@ def test_the_kept_fingerprint_says_what_the_studies_are_like(own, tmp_path):
     assert study["spacing_mm"] == pytest.approx(one.spacing)
     np.testing.assert_allclose(study["affine"], one.affine)
     assert study["frame_duration_s"] == one.frame_duration_s
-    millilitres = 2 * 32 * 4 * np.prod(one.spacing) / 1000
-    assert study["volumes_ml"]["myocardium"] == pytest.approx([millilitres] * 4, rel=1e-3)
+    milliliters = 2 * 32 * 4 * np.prod(one.spacing) / 1000
+    assert study["volumes_ml"]["myocardium"] == pytest.approx([milliliters] * 4, rel=1e-3)
     assert study["volumes_ml"]["left ventricle"] == [0.0] * 4
     expected = np.percentile(one.array, (0.5, 50, 99.5))
     assert study["intensities"]["cine MRI"] == pytest.approx(expected, rel=1e-4)

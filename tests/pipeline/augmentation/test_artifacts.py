@@ -50,7 +50,7 @@ def drawn(
 
 
 @pytest.mark.parametrize("frames", [2, 3, 5, 8])
-def test_no_two_neighbours_go_wrong_and_at_most_half_of_a_clip(frames):
+def test_no_two_neighbors_go_wrong_and_at_most_half_of_a_clip(frames):
     found = [[one.frame for one in drawn(seed, frames=frames)] for seed in SEEDS]
     assert {t for frame in found for t in frame} == set(range(frames))
     assert max(map(len, found)) == min(2, frames // 2)
@@ -100,7 +100,7 @@ def test_triggers_are_missed_only_where_there_are_triggers():
     assert kinds == {SignalDropout, Ghosting, NoiseParams}
 
 
-def test_lines_come_from_a_neighbour_inside_the_clip_that_is_intact():
+def test_lines_come_from_a_neighbor_inside_the_clip_that_is_intact():
     sources = set()
     for seed in SEEDS:
         draw = drawn(seed, frames=4)

@@ -229,7 +229,7 @@ def test_low_resolution_keeps_mean_and_shape_and_lowers_high_frequencies(share, 
 
 
 def test_low_resolution_of_whole_blocks_is_their_mean():
-    """0 2 | 4 6 at half resolution is 1 | 5, and 1 2 4 5 between their centres."""
+    """0 2 | 4 6 at half resolution is 1 | 5, and 1 2 4 5 between their centers."""
     line = torch.tensor([0.0, 2.0, 4.0, 6.0])[None, :, None, None].expand(1, 4, 4, 2)
     assert lower_resolution(line, 0.5, False)[0, :, 0, 0].tolist() == [1.0, 2.0, 4.0, 5.0]
 

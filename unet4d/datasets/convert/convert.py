@@ -67,7 +67,7 @@ def convert(
         out_dir: a new or empty folder, outside the source.
         options: statements about the source that its files lack.
         name: of the dataset; None is the source's.
-        key_file: a CSV file that links anonymised cases to patients, which only its owner may read; it is written only
+        key_file: a CSV file that links anonymized cases to patients, which only its owner may read; it is written only
             where it is given, outside of the dataset and of the source.
 
     Returns:

@@ -152,7 +152,7 @@ def _describe_move(frames: Sequence[int], frame: int, after: int) -> str:
     """Describe the move of the frame at one place behind the one at another."""
     n = len(frames)
     before = (after + 1) % n
-    if (frame + 1) % n == after:  # to the other side of its neighbour
+    if (frame + 1) % n == after:  # to the other side of its neighbor
         return f"frames {frames[frame]} and {frames[after]} seem to have each other's position"
     if (before + 1) % n == frame:
         return f"frames {frames[before]} and {frames[frame]} seem to have each other's position"

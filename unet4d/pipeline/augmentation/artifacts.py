@@ -1,4 +1,4 @@
-"""Artifacts of single frames. Labels stay as they are, because the neighbouring frames show where the heart is.
+"""Artifacts of single frames. Labels stay as they are, because the neighboring frames show where the heart is.
 
     dropout        signal lost in a region or the whole frame                     signal
     ghosting       shifted copies of the frame along the phase-encode axis        signal
@@ -75,7 +75,7 @@ def sample_artifacts(
     gated: bool,
     rate: float | None = None,
 ) -> tuple[FrameArtifact, ...]:
-    """Return the artifacts of a clip: in at most half of its frames, and never in two neighbours.
+    """Return the artifacts of a clip: in at most half of its frames, and never in two neighbors.
 
     Args:
         rng: the random numbers.
@@ -122,8 +122,8 @@ def sample_artifact(
         case _:
             lines = size[axis] // 2 + 1
             taken = rng.choice(lines, max(1, round(lines * preset.mistriggered.sample_value(rng))), replace=False)
-            neighbours = [s for s in (t - 1, t + 1) if 0 <= s < frames]
-            return Mistriggering(axis, tuple(sorted(taken.tolist())), int(rng.choice(neighbours)))
+            neighbors = [s for s in (t - 1, t + 1) if 0 <= s < frames]
+            return Mistriggering(axis, tuple(sorted(taken.tolist())), int(rng.choice(neighbors)))
 
 
 def apply_artifacts(
@@ -133,7 +133,7 @@ def apply_artifacts(
 
     Args:
         image: the clip.
-        artifacts: at most one per frame, never in two neighbours.
+        artifacts: at most one per frame, never in two neighbors.
         kinds: the channels' kinds.
         deviations: standard deviation of each channel, the unit of noise.
     """

@@ -63,7 +63,7 @@ class ArtifactPreset(NamedTuple):
     dropout: RandomRange  # lost fraction of the signal
     local: float  # fraction of the dropouts that affect a region, not the whole frame
     ghosting: RandomRange  # brightness of a ghost, as a fraction of the signal
-    mistriggered: RandomRange  # fraction of the lines of k-space taken from the neighbouring frame
+    mistriggered: RandomRange  # fraction of the lines of k-space taken from the neighboring frame
     noise: RandomRange  # standard deviation of a burst
 
 
@@ -157,5 +157,5 @@ TIME_PRESETS = {
     "mild": TimePreset(0.8, 1.25, 0.5, 0.1, 0.1, False),
     "strong": TimePreset(0.67, 1.5, 0.8, 0.25, 0.25, True),
 }
-"""Only strong reverses clips: no heart beats backwards. Still, each frame keeps its neighbours, and a network that has seen both
+"""Only strong reverses clips: no heart beats backwards. Still, each frame keeps its neighbors, and a network that has seen both
 directions relies on them rather than on the place in the cycle where a clip began."""

@@ -1,6 +1,6 @@
 """Embedding of a study in a page: the image in 8 bits and the label beside it, each a NIfTI in base64.
 
-A study that is too large is reduced step by step: the margin around the segmentation, grey levels, resolution, frames. The affine
+A study that is too large is reduced step by step: the margin around the segmentation, gray levels, resolution, frames. The affine
 follows every step, and `EmbeddedStudy.notes` lists them.
 """
 
@@ -51,7 +51,7 @@ class _Reduction(NamedTuple):
 
     Attributes:
         margin: around the label, as a share of its longest side; None for everything.
-        levels: grey levels.
+        levels: gray levels.
         step: side of the block of voxels that becomes one voxel, in voxels of the finest axis.
         frame_step: distance of the frames that are kept.
     """
@@ -78,7 +78,7 @@ class _PageGrid(NamedTuple):
         (x, y, z), (a, b, c) = counts, self.steps
         return frame.reshape(x, a, y, b, z, c).mean(axis=(1, 3, 5), dtype=np.float32)
 
-    def grey(self, frame: np.ndarray, window: tuple[float, float], levels: int) -> np.ndarray:
+    def gray(self, frame: np.ndarray, window: tuple[float, float], levels: int) -> np.ndarray:
         """Return a frame (X, Y, Z) as uint8, black and white at the ends of the window."""
         low, high = window
         scaled = np.clip((self.average(frame) - low) * (255.0 / (high - low)), 0, 255)
@@ -119,13 +119,13 @@ def embed_study(
         last = reduction == reductions[-1]
         grid = _page_grid(label, affine, reduction)
         frames = range(0, len(image), reduction.frame_step)
-        middle = grid.grey(image[frames[len(frames) // 2]], window, reduction.levels)
+        middle = grid.gray(image[frames[len(frames) // 2]], window, reduction.levels)
         estimate = len(gzip.compress(middle.tobytes(order="F"), _GZIP_LEVEL)) * len(frames) * 4 / 3
         if estimate > budget and not last:
             continue
         placed = grid.affine(affine)
         found = EmbeddedStudy(
-            _encode((grid.grey(image[t], window, reduction.levels) for t in frames), len(frames), placed),
+            _encode((grid.gray(image[t], window, reduction.levels) for t in frames), len(frames), placed),
             _encode((grid.majority(label[t], values) for t in frames), len(frames), placed),
             placed,
             tuple(side.start for side in grid.crop),
@@ -192,7 +192,7 @@ def _encode(frames: Iterator[np.ndarray], count: int, affine: np.ndarray) -> str
 def _notes(
     shape: tuple[int, ...], grid: _PageGrid, window: tuple[float, float], reduction: _Reduction
 ) -> Iterator[str]:
-    yield f"Intensities from {window[0]:.4g} (black) to {window[1]:.4g} (white) in {reduction.levels} grey levels."
+    yield f"Intensities from {window[0]:.4g} (black) to {window[1]:.4g} (white) in {reduction.levels} gray levels."
     sizes = [side.stop - side.start for side in grid.crop]
     if sizes != list(shape[1:]):
         cropped, whole = " x ".join(map(str, sizes)), " x ".join(map(str, shape[1:]))
