@@ -60,7 +60,7 @@ class DataConfig:
     """Share of patches centered on a voxel of a class drawn evenly among those present, 0 to 1; the others lie anywhere."""
     augmentation: Literal["off", "mild", "strong"] = "strong"
     """Strength of the augmentation of clips; one spatial warp and one contrast for all frames of a clip. Strong needs some thousand
-    steps."""
+    steps; a shorter training may do better with mild."""
     time_augmentation: Literal["off", "mild", "strong"] = "off"
     """Strength of the augmentation of time. mild: at times a clip runs 0.8 to 1.25 times as fast, misses a frame, repeats one or
     has a corrupted one. strong: more often and further, and half of the clips run backwards. A label stays that of its frame."""
