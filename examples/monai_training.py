@@ -9,7 +9,7 @@ from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.handlers import MeanDice, from_engine
 from monai.inferers import SlidingWindowInferer
 from monai.losses import DiceCELoss
-from monai.transforms import AsDiscreted, Compose, NormalizeIntensityd, RandFlipd, RandSpatialCropd
+from monai.transforms import AsDiscreted, Compose, NormalizeIntensityd, RandRotated, RandSpatialCropd
 
 from unet4d.config import ModelConfig
 from unet4d.images.monai_transforms import LoadStudyd, SaveStudyd, SplitFramesd
@@ -26,7 +26,9 @@ def run(folder, classes=4, patch=(32, 32, 4), spacing_mm=(1.5, 1.5, 8.0), epochs
     studies = [{"image": file, "label": Path(folder, "labels", file.name)} for file in files]
     # (C*T, X, Y, Z): what is drawn at random is the same in all frames. Last (C, T, X, Y, Z), for the network.
     load = [LoadStudyd(BOTH), NormalizeIntensityd("image")]
-    vary = [RandSpatialCropd(BOTH, patch, random_size=False), RandFlipd(BOTH, 0.5, spatial_axis=0)]
+    rotate = RandRotated(BOTH, range_z=0.3, prob=0.5, mode=("bilinear", "nearest"))
+    # No flips, because a heart has a left and a right.
+    vary = [RandSpatialCropd(BOTH, patch, random_size=False), rotate]
     training = CacheDataset(studies[1:], Compose([*load, *vary, SplitFramesd(BOTH)]), progress=False)
     held_out = CacheDataset(studies[:1], Compose([*load, SplitFramesd(BOTH)]), progress=False)
 
