@@ -27,7 +27,7 @@ class InferenceConfig:
     data.flip_axes: no network knows a study mirrored as it never saw one."""
     priming_frames: int | None = 12
     """Frames of a cyclic study over which recurrence runs before the run that counts: its last ones, backward its first ones.
-    0: none, as in an open study. null: all, a whole round."""
+    0: none, as in an open study. null: all, a whole cycle."""
     temporal_smoothing: float | None = None
     """Width, in frames, of the filter that smooths the network's output over time, before the label map is taken from it: a
     Gaussian one of fourth order, which keeps the peaks of a curve. Unset: 0.08 of a cyclic study's frames, 0 of an open one's.

@@ -68,7 +68,7 @@ class TemporalBlock(nn.Module):
     def prime(self, x: Tensor, frames: int) -> list[BlockState]:
         """Return the states to begin a loop `x` with: of forward cells after its last frames, of backward cells after its first.
 
-        Each runs over 1 to T frames from a state of zeros; over T it is a whole round.
+        Each runs over 1 to T frames from a state of zeros; over T it is a whole cycle.
         """
         first, last = x[:, :frames], x[:, x.shape[1] - frames :]
         if self.num_directions == 1 or frames == x.shape[1]:
