@@ -43,6 +43,14 @@ def test_the_composition_starts_a_worker_that_reads_the_files_beside_it():
     assert list(server_settings()["RegisteredUsers"]) == [services["worker"]["environment"][USER]]
 
 
+def test_the_server_is_open_to_this_machine_alone_until_an_address_is_set():
+    """DICOM knows no password: a port without an address would be open to every network of the machine."""
+    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))["services"]
+    hosts = [port.rsplit(":", 2)[0] for service in services.values() for port in service.get("ports", [])]
+    assert sorted(hosts) == ["${DICOM_ADDRESS:-127.0.0.1}", "127.0.0.1"]
+    assert "DICOM_ADDRESS=" in PAGE
+
+
 def test_the_settings_of_the_server_fit_the_worker():
     settings = server_settings()
     assert settings["CheckRevisions"] is True

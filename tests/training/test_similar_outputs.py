@@ -41,7 +41,7 @@ def content(tmp_path: Path):
 def logits_of(content, image: np.ndarray) -> torch.Tensor:
     """Return the logits (T, K, X, Y, Z) of an image (C, T, X, Y, Z) as one patch."""
     network = build_network(CONFIG.model, 1, content["network"]["head.bias"].shape[0]).eval()
-    network.load_weights(content["network"])
+    network.load_state_dict(content["network"])
     with torch.no_grad():
         return network(torch.from_numpy(image).movedim(0, 1)[None])[0]
 

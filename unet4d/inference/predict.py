@@ -94,7 +94,7 @@ def predict(
         convert_options: what the inputs lack, where they are in such a layout.
         formats: of the label maps, see inference/batch/formats.py.
         postprocess: "auto" applies what `unet4d postprocess` recorded in the run, or the folder of folds, for these checkpoints.
-        key_file: a CSV file of the patient and the series behind each anonymised case, for its owner alone; outside of
+        key_file: a CSV file of the patient and the series behind each anonymized case, for its owner alone; outside of
             `out_dir` and of the inputs.
         dicom_terms: a table of the codes and colors of classes in DICOM formats, see `unet4d.report.dicom.terms.read_terms`.
         curves: curves that are measured beside volumes: signal, uptake, velocity, flow; each has a table of its own.

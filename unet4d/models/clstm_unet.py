@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -25,8 +25,6 @@ DropoutFactors = list[Tensor]
 """A factor (B, C) for every channel of each level, 0 where it is dropped."""
 MOST_ELEMENTS = 2**31 - 1
 """Elements of the largest tensor that a kernel indexes with 32 bits; kernels for more are slow or missing."""
-_RECURRENT, _HEADS = "recurrent.", "lower_heads."
-"""First parts of the weights' names of blocks that couple frames, and of the heads of deep supervision."""
 
 
 class CLSTMUNet(nn.Module):
@@ -281,32 +279,6 @@ class CLSTMUNet(nn.Module):
         if x.ndim != 6 or x.shape[2] != self.in_channels:
             raise InputError(f"got a tensor of shape {tuple(x.shape)}, expected (B, T, {self.in_channels}, X, Y, Z)")
         check_divisible(x.shape[3:], self.total_stride)
-
-    def load_framewise_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Load the weights of the frame-wise baseline, as `load_weights`; the recurrent layers keep their own."""
-        self._load(weights, (_RECURRENT, _HEADS), "not those of this network's frame-wise baseline")
-
-    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Load the weights of a network like this one; heads of deep supervision may be missing on either side.
-
-        Raises:
-            InputError: weights are missing, too many, or of another shape; lists what differs.
-        """
-        self._load(weights, (_HEADS,), "those of another network")
-
-    def _load(self, weights: Mapping[str, Tensor], optional: tuple[str, ...], fault: str) -> None:
-        """Load weights that may lack `optional` ones, given by how names begin, and may have heads that this network lacks."""
-        own = self.state_dict()
-        required = {name for name in own if not name.startswith(optional)}
-        given = {name for name in weights if not name.startswith(_HEADS)}
-        missing, extra, shared = sorted(required - given), sorted(given - required), own.keys() & weights.keys()
-        other = [name for name in sorted(shared - set(extra)) if own[name].shape != weights[name].shape]
-        if missing or extra or other:
-            raise InputError(
-                f"the weights are {fault}: missing {missing[:3]}, extra {extra[:3]}, of another shape {other[:3]}; build both "
-                "with the same channels, strides, kernels and blocks"
-            )
-        self.load_state_dict({name: weights[name] for name in shared}, strict=False)
 
 
 def limit_priming(frames: int, priming_frames: int | None) -> int:
