@@ -13,6 +13,7 @@ import math
 import os
 import zlib
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -37,14 +38,15 @@ _LONGEST_HEADER = 544  # NIfTI-2, with the 4 bytes that announce extensions
 _LONGEST_NUMBER = 8  # bytes; the content of a wider float depends on the machine that wrote it
 _WORKING_BYTES = 16  # per voxel of the frame at hand: scaled in float64, then copied, checked and resampled in float32
 _BLOCK = 2**20
-_GZIP_LEVEL = 4  # label maps are nearly as small as at 9, and written several times faster
 
 _open_gzip: Any = gzip.open
+_pack_gzip: Any = partial(gzip.GzipFile, "", "wb", 4, mtime=0)  # nearly as small as at 9, in a fraction of the time
 _GZIP_ERRORS: tuple[Any, ...] = (zlib.error,)
 with contextlib.suppress(ImportError):
     from isal import igzip, isal_zlib
 
     _open_gzip, _GZIP_ERRORS = igzip.open, (zlib.error, isal_zlib.error)  # half the time
+    _pack_gzip = partial(igzip.IGzipFile, "", "wb", 2, mtime=0)  # at most a sixth of the time; images are 2 % larger
 
 
 def read_header(path: PathLike) -> tuple[Header, tuple[int, int, int, int]]:
@@ -237,11 +239,14 @@ def header_for(source: Header, shape: tuple[int, ...], dtype: np.dtype) -> Heade
 
 
 def write_nifti(path: Path, header: Header, volumes: Iterable[np.ndarray]) -> None:
-    """Write `header` unrepaired, and the frames (X, Y, Z) in its dtype and byte order; the same input gives the same bytes."""
+    """Write `header` unrepaired, and the frames (X, Y, Z) in its dtype and byte order.
+
+    The same input gives the same bytes, as long as isal is installed or is not.
+    """
     with contextlib.ExitStack() as stack:
         file: Any = stack.enter_context(open(path, "wb"))
         if _is_compressed(path):
-            file = stack.enter_context(gzip.GzipFile("", "wb", _GZIP_LEVEL, file, mtime=0))
+            file = stack.enter_context(_pack_gzip(file))
         file.write(header.binaryblock + bytes(4))  # 4 zeros: no header extensions
         for volume in volumes:
             file.write(np.asarray(volume, dtype=header.get_data_dtype()).tobytes(order="F"))
