@@ -28,7 +28,7 @@ GROUPS = {
         *("ef_error_percent", "edv_error_ml", "esv_error_ml", "sv_error_ml", "mass_error_g"),
     ),
 }
-"""What is scored, as the tables group it."""
+"""Scored quantities, as the tables group them."""
 QUANTITIES = tuple(name for group in GROUPS.values() for name in group)
 JOB = ("arm", "fold", "seed")
 ROW = ("case", "subject", "frame", "class")
@@ -47,7 +47,7 @@ class JobScores(NamedTuple):
 def finished_jobs(suite: Suite, work: Path | None, view: str, kept: Path) -> dict[str, list[JobScores]]:
     """Return the finished jobs of each arm that has some: those in `work`, and others that are kept in a folder.
 
-    What is kept of an arm whose options or budget have changed since is left out.
+    Kept scores are left out where the options or the budget of their arm have changed since.
 
     Raises:
         InputError: there is none.

@@ -1,4 +1,4 @@
-"""How much of the volume errors lies in which slices a structure is drawn in, rather than in where its border runs.
+"""Volume errors, split: those of the slices in which a structure is drawn, and those of its border.
 
     python -m experiments.real_cine.slice_extent DATASET WORK --arm clstm clstm_smoothed_cleaned nnunet_2d [--out OUT]
 
