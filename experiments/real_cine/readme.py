@@ -15,6 +15,7 @@ from unet4d.system.files import read_json, write_text
 from unet4d.system.text import format_number
 
 README = CHECKOUT / "README.md"
+SECOND_SEED = RESULTS / "second_seed" / "arms.json"
 BEGIN, END = "<!-- results -->\n", "<!-- end of results -->"
 OWN = "clstm"
 OWN_CLEANED = "clstm_smoothed_cleaned"
@@ -121,6 +122,7 @@ def _recurrence(tests: list[dict[str, Any]]) -> str:
     """Return what is known of recurrence, and of smoothing over time: on frames as they are, and on spoiled ones."""
     spoiled = read_json(RESULTS / "spoiled.json")
     found = {"here": _only(tests, "framewise", "clstm", "dice")}
+    found["with a second seed"] = _only(read_json(SECOND_SEED)["tests"], "framewise", "clstm", "dice")
     found["on spoiled frames, both smoothed"] = _only(
         spoiled["tests"], "framewise_smoothed", "clstm_smoothed", "spoiled frames"
     )
