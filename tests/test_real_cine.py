@@ -362,6 +362,21 @@ def test_a_table_is_made_anew_of_what_is_kept_and_of_new_jobs(tmp_path):
         summary_of(SUITE, None, tmp_path / "nothing")
 
 
+def test_what_is_kept_of_an_arm_counts_only_with_the_arm_that_made_its_network(tmp_path):
+    """Neither beside a network of other options nor beside one that was trained anew."""
+    suite = replace(SUITE, arms=[Arm("b"), Arm("c", network_of="b")])
+    kept, later = tmp_path / "kept", tmp_path / "later"
+    for name in "bc":
+        write_job(tmp_path, name, 0, 0, dict.fromkeys(["p0", "p1"], (0.5, 0.5)))
+    scores.keep(suite, CLEAN, scores.finished_jobs(suite, tmp_path, CLEAN, kept), kept)
+    assert set(scores.finished_jobs(suite, None, CLEAN, kept)) == {"b", "c"}
+    write_job(later, "b", 0, 0, dict.fromkeys(["p0", "p1"], (0.9, 0.9)))
+    assert set(scores.finished_jobs(suite, later, CLEAN, kept)) == {"b"}
+    changed = replace(suite, arms=[Arm("b", options={"model.deep_supervision": True}), suite.arms[1]])
+    with pytest.raises(InputError, match="no finished job of arms"):
+        scores.finished_jobs(changed, None, CLEAN, kept)
+
+
 def test_planned_tests_that_are_not_made_yet_are_corrected_for():
     rows = {
         arm: {"dice": {(str(i), "0", "RV"): (str(i), i + b) for i in range(6)}} for arm, b in (("a", 0.0), ("b", 1.0))

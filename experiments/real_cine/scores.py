@@ -47,17 +47,25 @@ class JobScores(NamedTuple):
 def finished_jobs(suite: Suite, work: Path | None, view: str, kept: Path) -> dict[str, list[JobScores]]:
     """Return the finished jobs of each arm that has some: those in `work`, and others that are kept in a folder.
 
-    Kept scores are left out where the options or the budget of their arm have changed since.
+    Kept scores are left out where the options or the budget of their arm have changed since. So are those of an arm with
+    `network_of` where that arm's own are left out or come from `work`: a table never mixes two networks.
 
     Raises:
         InputError: there is none.
     """
     known = _read_kept(kept, _name(suite, view))
     found: dict[str, list[JobScores]] = {}
+    taken = set()  # of what is kept
     for job in select_jobs(suite):
+        key, source = ((arm, str(job.fold), str(job.seed)) for arm in (job.arm.name, job.arm.network_of))
         if work and (job.folder(work) / view / RECORD).exists():
             found.setdefault(job.arm.name, []).append(_read_job(job.folder(work) / view))
-        elif (scores := known.get((job.arm.name, str(job.fold), str(job.seed)))) and _is_of(job, scores.record):
+        elif (
+            (scores := known.get(key))
+            and _is_of(job, scores.record)
+            and (job.arm.network_of is None or source in taken)
+        ):
+            taken.add(key)
             found.setdefault(job.arm.name, []).append(scores)
     if not found:
         raise InputError(

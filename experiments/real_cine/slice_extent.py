@@ -25,6 +25,7 @@ from unet4d.datasets.case_labels import read_labelled
 from unet4d.datasets.cases import Case, Dataset
 from unet4d.datasets.dataset import read_dataset
 from unet4d.errors import InputError
+from unet4d.evaluation.cardiac_function import score_cardiac_function
 from unet4d.images.image4d import read_label
 from unet4d.metrics.volume_curves import voxel_volume_ml
 from unet4d.system.files import write_json, write_text
@@ -43,11 +44,6 @@ def with_known_extent(reference: np.ndarray, prediction: np.ndarray) -> np.ndarr
     return np.where((reference > 0) == (prediction > 0), prediction, reference)
 
 
-def ejection_fraction_percent(volumes: np.ndarray, ed: int, es: int) -> float:
-    """Compute the ejection fraction between two frames of volumes (T,)."""
-    return float(100 * (volumes[ed] - volumes[es]) / volumes[ed])
-
-
 def score_case(case: Case, dataset: Dataset, predicted: Path) -> list[dict[str, Any]]:
     """Return one row per structure: errors at the labelled frames as they are, and with the extent of the reference."""
     image = case.image()
@@ -61,15 +57,14 @@ def score_case(case: Case, dataset: Dataset, predicted: Path) -> list[dict[str, 
             (label[labelled] == value).sum((1, 2)) * voxel_volume_ml(image.affine) for label in (reference, prediction)
         )
         known_ml = with_known_extent(true_ml, ml)
-        ed, es = int(true_ml.sum(1).argmax()), int(true_ml.sum(1).argmin())
-        ef = ejection_fraction_percent(true_ml.sum(1), ed, es)
         row: dict[str, Any] = {"case": case.name, "class": name}
-        for kind, volumes in (("", ml.sum(1)), ("known_extent_", known_ml.sum(1))):
-            row |= {
-                f"{kind}ef_error_percent": abs(ejection_fraction_percent(volumes, ed, es) - ef),
-                f"{kind}esv_error_ml": abs(float(volumes[es] - true_ml[es].sum())),
-                f"{kind}edv_error_ml": abs(float(volumes[ed] - true_ml[ed].sum())),
-            }
+        for kind, volumes in (("", ml), ("known_extent_", known_ml)):
+            (found,) = score_cardiac_function(
+                {name: true_ml.sum(1)}, {name: volumes.sum(1)}, None, dataset.time == "cyclic"
+            )
+            for measure in ("ef_percent", "esv_ml", "edv_ml"):
+                quantity, unit = measure.split("_")
+                row[f"{kind}{quantity}_error_{unit}"] = abs(found[f"matched_{measure}"] - found[f"reference_{measure}"])
         extra, missed = (ml > 0) & (true_ml == 0), (ml == 0) & (true_ml > 0)
         row |= {"extra_slices": int(extra.sum()), "missed_slices": int(missed.sum()), "slices": ml.size}
         rows.append(row)
