@@ -2,6 +2,7 @@
 # make test    the test suite                       make lint    ruff and mypy
 #              COVERAGE=yes prints its coverage     make wheel   sdist and wheel in dist/, the wheel tried outside of the checkout
 # make portable   types and tests as on Windows; TESTS=tests/system for a part
+# make simulated   the tests of a GPU on a simulated one, which finds mixed devices and waits (needs g++)
 # make docs    the site, in build/site           make accessibility   checks it and a report (needs npm, Chromium)
 # make bench   benchmarks, results in bench/results make release the wheel, and all that publishing asks for checked
 # make docker  the image unet4d (needs a Docker engine)
@@ -11,7 +12,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test lint wheel release portable docs accessibility bench pretrained docker chroot clean
+.PHONY: setup demo test lint wheel release portable simulated docs accessibility bench pretrained docker chroot clean
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -56,6 +57,11 @@ portable: setup
 	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/win32
 	$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin
 	$(BIN)/python -m pytest -p tests.masking -o timeout_method=thread -n auto --dist loadfile $(TESTS)
+
+# The tests that are marked gpu, without a GPU.
+simulated: setup
+	$(BIN)/python -m tests.simulated_gpu.build
+	$(BIN)/python -m pytest -p tests.simulated_gpu.plugin -m gpu -n 0 $(or $(TESTS),tests/test_gpu.py)
 
 # Strictly: a warning or a broken link is an error. Nothing is fetched while it is built or read.
 docs: setup
