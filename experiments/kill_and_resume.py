@@ -168,7 +168,7 @@ def checkpoint_progress(run: Path) -> tuple[int, int]:
     """Return epochs and steps of the checkpoint that the run would resume from; 0 without one."""
     if not _has_checkpoint(run):
         return 0, 0
-    state = Checkpoints(run).newest(print)["training"]
+    state = Checkpoints(run).newest()["training"]
     return state["epoch"], state["step"]
 
 

@@ -52,9 +52,15 @@ def test_kills_follow_from_the_seed_and_one_is_by_sigterm(script):
     drawn = module.plan_kills(6, 0, 100.0)
     assert drawn == module.plan_kills(6, 0, 100.0)
     assert drawn != module.plan_kills(6, 1, 100.0)
-    assert [death.number for death in drawn].count(signal.SIGTERM) == 1
-    assert [death.aim for death in drawn if death.number == signal.SIGKILL] == 2 * list(module.AIMS)
-    assert sum(death.wait_s for death in module.plan_kills(400, 0, 100.0)) == pytest.approx(100, rel=0.1)
+    assert [kill.number for kill in drawn].count(signal.SIGTERM) == 1
+    assert [kill.aim for kill in drawn if kill.number == signal.SIGKILL] == 2 * list(module.AIMS)
+    assert sum(kill.wait_s for kill in module.plan_kills(400, 0, 100.0)) == pytest.approx(100, rel=0.1)
+
+
+def test_it_reads_how_far_a_checkpoint_is(script, trained, tmp_path):
+    progress = script("kill_and_resume").checkpoint_progress
+    assert progress(trained) == (2, 4)
+    assert progress(tmp_path) == (0, 0)
 
 
 def test_a_folder_in_use_is_left_alone(script, tmp_path):
@@ -85,8 +91,8 @@ def test_a_killed_run_on_a_phantom_equals_an_unkilled_one(script, phantom, tmp_p
         "train: {epochs: 3, steps_per_epoch: 20, batch_size: 1, validate_every: 2}\n"
     )
     planned = [
-        module.Death(signal.SIGTERM, 0.0, module.MOMENT, 0.0),
-        module.Death(signal.SIGKILL, 0.0, module.VALIDATION, 0.0),
+        module.Kill(signal.SIGTERM, 0.0, module.MOMENT, 0.0),
+        module.Kill(signal.SIGKILL, 0.0, module.VALIDATION, 0.0),
     ]
     monkeypatch.setattr(module, "plan_kills", lambda kills, seed, training_s: planned)
     out = tmp_path / "out"
