@@ -7,7 +7,7 @@
 # make bench   benchmarks, results in bench/results make release the wheel, and all that publishing asks for checked
 # make docker  the image unet4d (needs a Docker engine)
 # make chroot  the image's steps and the main job in a chroot (needs root and debootstrap, no Docker)
-# make pretrained   dist/pretrained_cine.unet4d, a network trained on phantoms to begin with; BUDGET=30m of CPU time
+# make pretrained   dist/pretrained_cine.unet4d, trained on phantoms, for the experiment on such a start; BUDGET=30m of CPU time
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
