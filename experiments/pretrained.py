@@ -13,17 +13,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-import yaml
 from commands import unet4d
+from real_cine.protocol import BASE, read_suite
 
 from unet4d.errors import InputError
 from unet4d.inference.export import export
 from unet4d.models.checkpoint import LAST
 from unet4d.system.byte_sizes import describe_bytes
 
-REAL_CINE = Path(__file__).parent / "real_cine"
-CONFIG = REAL_CINE / "base.yaml"
-"""The benchmark's network; the rest is as its arms train, so that they can begin with all weights of the file."""
+ARM = "random_7"
+"""The arm of few_patients.yaml to train as, so that its like can begin with all weights of the file."""
 SPACING_MM = 1.5
 """In plane, as that of cine MRI is."""
 ROOT = Path(__file__).parents[1]
@@ -43,11 +42,11 @@ def main(path: Path, work: Path, budget: str, subjects: int) -> None:
         size = ("--subjects", subjects, "--frames", 8, "--ambiguous", 0.2)
         unet4d("phantom", "--out", hearts, *size, "--labelled", "all", "--seed", 31)
     resume = ("--resume",) if (run / LAST).exists() else ()
-    arms = yaml.safe_load((REAL_CINE / "few_patients.yaml").read_text(encoding="utf-8"))["arms"]
-    chosen = {"data.val_subjects": [], "data.in_plane_spacing_mm": SPACING_MM} | arms["random_7"]["options"]
+    [recipe] = [arm.options for arm in read_suite("few_patients").arms if arm.name == ARM]
+    chosen = {"data.val_subjects": [], "data.in_plane_spacing_mm": SPACING_MM} | recipe
     options = (word for name, value in chosen.items() for word in (f"--{name}", value))
     time = ("--train.time_budget", budget, "--train.budget_clock", "cpu")
-    unet4d("train", "--dataset", hearts, "--out", run, "--config", CONFIG, *options, *time, *resume)
+    unet4d("train", "--dataset", hearts, "--out", run, "--config", BASE, *options, *time, *resume)
     print(f"{path}: {describe_bytes(release(run / LAST, path))}")
 
 
@@ -61,7 +60,7 @@ def release(checkpoint: Path, path: Path) -> int:
     if size > MOST_BYTES:
         path.unlink()
         raise InputError(
-            f"{path} has {describe_bytes(size)}, expected {describe_bytes(MOST_BYTES)} at most; set fewer channels in {CONFIG}"
+            f"{path} has {describe_bytes(size)}, expected {describe_bytes(MOST_BYTES)} at most; set fewer channels in {BASE}"
         )
     return size
 

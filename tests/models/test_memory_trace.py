@@ -318,14 +318,14 @@ def test_the_allocator_bears_a_step_of_residual_blocks_out(precision):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+@pytest.mark.parametrize(("precision", "most"), [("bf16", 1.1), ("fp32", 1.15)])
 @pytest.mark.parametrize("chunk_frames", [0, 2])
-def test_with_what_convolutions_take_inside_the_plan_is_never_under_and_not_much_over(precision, chunk_frames):
-    """At 32 channels the blocks of oneDNN's layout are full; it pads 8 channels to 16. It takes other kernels on other CPUs."""
+def test_with_what_convolutions_take_inside_the_plan_is_never_under_and_not_much_over(precision, most, chunk_frames):
+    """At 32 channels the blocks of oneDNN's layout are full; it pads 8 channels to 16."""
     model = resolve_model_plainly(dataclasses.replace(MODEL, channels=[32, 64]))
     chosen = dataclasses.replace(config(precision, (32, 32, 16), chunk_frames=chunk_frames), model=model)
     real_bytes = handed_out_bytes(lambda: steps(chosen), inside_convolutions=True)
-    assert 1 <= count_step_cost(chosen, 1, CLASSES, 2).working_bytes / real_bytes < 1.15
+    assert 1 <= count_step_cost(chosen, 1, CLASSES, 2).working_bytes / real_bytes < most
 
 
 def test_the_planned_step_is_like_all_that_follow_the_first():

@@ -72,7 +72,7 @@ Tensor on_cpu(const Tensor& tensor) {
   auto* storage = new Storage(tensor.storage());
   const auto free_storage = [](void* context) { delete static_cast<Storage*>(context); };
   DataPtr data(storage->mutable_data(), storage, free_storage, Device(kCPU));
-  // Resizable, so that an operation can give an empty `out` its size; `give_back` copies the result.
+  // Resizable, so that an operation can give an empty `out` its size; `run_on_cpu` copies the result.
   Storage shared(Storage::use_byte_size_t(), storage->nbytes(), std::move(data), c10::GetCPUAllocator(), true);
   auto view = at::detail::make_tensor<TensorImpl>(std::move(shared), DispatchKeySet(DispatchKey::CPU), tensor.dtype());
   view.unsafeGetTensorImpl()->set_sizes_and_strides(tensor.sizes(), tensor.strides(), tensor.storage_offset());
@@ -82,7 +82,7 @@ Tensor on_cpu(const Tensor& tensor) {
 }
 
 Tensor make_empty(IntArrayRef size, std::optional<ScalarType> type, std::optional<Layout>, std::optional<Device>,
-             std::optional<bool>, std::optional<MemoryFormat> format) {
+                  std::optional<bool>, std::optional<MemoryFormat> format) {
   return at::detail::empty_generic(size, &gpu_allocator, DispatchKeySet(DispatchKey::CUDA), dtype_or_default(type), format);
 }
 
@@ -136,9 +136,10 @@ Tensor& set_memory(Tensor& tensor, Storage storage, int64_t offset, IntArrayRef 
 
 // ---- operations
 
-// On a GPU these take tensors of the host beside its own: indices, or what they copy.
+// On a GPU these take tensors of the host beside its own, as indices.
 const std::set<std::string> mixing{"aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_", "aten::_unsafe_index"};
-const std::set<std::string> waiting{"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::equal"};
+const std::set<std::string> waiting{"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::equal",
+                                    "aten::_unique2", "aten::unique_dim", "aten::unique_consecutive", "aten::repeat_interleave"};
 
 // Return a value with `change` applied to each tensor in it.
 template <typename Change>
@@ -162,7 +163,7 @@ void run_on_cpu(const OperatorHandle& operation, DispatchKeySet, Stack* stack) {
   const auto& name = operation.schema().name();
   const auto begin = stack->size() - operation.schema().arguments().size();
   std::vector<std::pair<Tensor, Tensor>> given;  // of the GPU, on the CPU
-  bool has_gpu = false, has_host = false;
+  bool has_gpu = false, has_host = false, has_mask = false;
   for (auto i = begin; i < stack->size(); i++) {
     auto& value = (*stack)[i];
     if (value.isDevice()) value = Device(kCPU);
@@ -170,13 +171,14 @@ void run_on_cpu(const OperatorHandle& operation, DispatchKeySet, Stack* stack) {
       if (!tensor.defined()) return tensor;
       has_gpu |= tensor.is_cuda();
       has_host |= !tensor.is_cuda() && tensor.dim() > 0;  // numbers may come from the host
+      has_mask |= given.size() && tensor.scalar_type() == kBool;
       given.emplace_back(tensor, on_cpu(tensor));
       return given.back().second;
     });
   }
   TORCH_CHECK(!(has_gpu && has_host) || mixing.count(name), "Expected all tensors to be on the same device, but found at least two ",
               "devices, cuda:0 and cpu! (", name, ")");
-  if (has_gpu && waiting.count(name)) wait(name);
+  if (has_gpu && (waiting.count(name) || (has_mask && name == "aten::index"))) wait(name);  // a mask is counted first
   operation.redispatchBoxed(DispatchKeySet(DispatchKey::CPU), stack);
   for (auto i = stack->size() - operation.schema().returns().size(); i < stack->size(); i++) {
     (*stack)[i] = map_tensors((*stack)[i], [&](const Tensor& result) {
