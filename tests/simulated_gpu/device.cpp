@@ -163,7 +163,7 @@ void run_on_cpu(const OperatorHandle& operation, DispatchKeySet, Stack* stack) {
   const auto& name = operation.schema().name();
   const auto begin = stack->size() - operation.schema().arguments().size();
   std::vector<std::pair<Tensor, Tensor>> given;  // of the GPU, on the CPU
-  bool has_gpu = false, has_host = false, has_mask = false;
+  bool has_gpu = false, has_host = false;
   for (auto i = begin; i < stack->size(); i++) {
     auto& value = (*stack)[i];
     if (value.isDevice()) value = Device(kCPU);
@@ -171,14 +171,13 @@ void run_on_cpu(const OperatorHandle& operation, DispatchKeySet, Stack* stack) {
       if (!tensor.defined()) return tensor;
       has_gpu |= tensor.is_cuda();
       has_host |= !tensor.is_cuda() && tensor.dim() > 0;  // numbers may come from the host
-      has_mask |= given.size() && tensor.scalar_type() == kBool;
       given.emplace_back(tensor, on_cpu(tensor));
       return given.back().second;
     });
   }
   TORCH_CHECK(!(has_gpu && has_host) || mixing.count(name), "Expected all tensors to be on the same device, but found at least two ",
               "devices, cuda:0 and cpu! (", name, ")");
-  if (has_gpu && (waiting.count(name) || (has_mask && name == "aten::index"))) wait(name);  // a mask is counted first
+  if (has_gpu && waiting.count(name)) wait(name);
   operation.redispatchBoxed(DispatchKeySet(DispatchKey::CPU), stack);
   for (auto i = stack->size() - operation.schema().returns().size(); i < stack->size(); i++) {
     (*stack)[i] = map_tensors((*stack)[i], [&](const Tensor& result) {
