@@ -12,9 +12,9 @@ from typing import Any
 
 from bench.bars import bar
 from bench.child import Child
-from bench.data_studies import SPACING_MM, write_studies
+from bench.data_studies import write_studies
 from bench.measure import Rounds, interleaved, spread
-from bench.predict_runs import Cost, Monai, Ours, write_image, write_model, write_series
+from bench.predict_runs import Cost, Monai, Ours, train_model, write_image, write_model, write_series
 from unet4d.config import CHANNELS, Config, DataConfig, InferenceConfig, ModelConfig, Size
 from unet4d.inference.options import InferenceOptions
 from unet4d.models.device import find_device, resolve_precision
@@ -59,6 +59,7 @@ class Sizes:
         patch: voxels (X, Y, Z) of a window.
         overlap: of windows.
         channels: of the network.
+        steps: of training before the prediction.
         rounds: at most; no more are begun after `budget_s` seconds and the first `fewest`.
         memory: studies for the table of memory.
     """
@@ -69,6 +70,7 @@ class Sizes:
     patch: Size
     overlap: float
     channels: Sequence[int]
+    steps: int = 200
     rounds: int = 5
     fewest: int = 3
     budget_s: float = 300.0
@@ -99,7 +101,7 @@ def run(sizes: Sizes | None = None, start: str = "spawn") -> dict[str, list[Row]
 
 def write_cine(folder: Path, sizes: Sizes, start: str) -> dict[str, Ours | Monai]:
     """Write study, models and normalized image; return what is compared, by name, in float32 and in the default precision."""
-    data, spacing = folder / "cine", (sizes.plane_spacing_mm, sizes.plane_spacing_mm, SPACING_MM[2])
+    data = folder / "cine"
     data.mkdir()
     write_studies(data, 1, sizes.frames, sizes.shape, 1, multiprocessing.get_context(start))
     study, ours, framewise = data / "study000.nii.gz", folder / "ours.pt", folder / "framewise.pt"
@@ -109,7 +111,7 @@ def write_cine(folder: Path, sizes: Sizes, start: str) -> dict[str, Ours | Monai
             ModelConfig(list(sizes.channels), lstm_channels),
             inference=InferenceConfig(sizes.overlap),
         )
-        write_model(model, config, CLASSES, spacing)
+        train_model(model, config, data, sizes.steps)
     write_image(ours, study, folder / "image.npy")
     default = resolve_precision("auto", find_device())
 

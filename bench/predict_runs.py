@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +18,7 @@ from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
 
 from bench.resolved import resolve_for
-from unet4d.config import Config
+from unet4d.config import Config, TrainConfig, triple
 from unet4d.datasets.find_studies import find_studies
 from unet4d.images.nifti import header_for, write_nifti
 from unet4d.inference.memory_budget import PLANNED_SHARE, MemoryBudget
@@ -31,8 +32,11 @@ from unet4d.models.clstm_unet import CLSTMUNet
 from unet4d.models.device import autocast, find_device, set_tf32
 from unet4d.models.task import Task
 from unet4d.system.memory import resident_bytes
+from unet4d.training.train import train
 
 SEED = 0
+MOST_TRAINED = 64
+"""Voxels along an edge of a patch to train on, at most."""
 
 
 @dataclass(frozen=True)
@@ -204,6 +208,28 @@ def write_model(path: Path, config: Config, classes: int, spacing_mm: Sequence[f
             nn.init.normal_(weight, std=0.1)
     labels = {"background": 0} | {f"class {k}": k for k in range(1, classes)}
     save_checkpoint(path, resolved, Task(labels, ("image",), cyclic), network, {})
+
+
+def train_model(path: Path, config: Config, dataset: Path, steps: int) -> None:
+    """Write a network that learned the dataset's structures for a few steps.
+
+    Its label maps have smooth structures, as those of a real network. With random weights a third of the voxels lies between
+    classes, which costs time outside the network.
+
+    Args:
+        path: of the checkpoint.
+        config: of the prediction; strides and kernels may be unset.
+        dataset: folder with dataset.json.
+        steps: of training, on smaller patches than the windows of the prediction.
+    """
+    assert config.data.patch_size is not None
+    patch = triple(tuple(min(size, MOST_TRAINED) for size in config.data.patch_size))
+    data = replace(config.data, patch_size=patch, frames=4, val_subjects=[], num_workers=0)
+    taught = replace(config, data=data, train=TrainConfig(epochs=1, steps_per_epoch=steps, batch_size=1))
+    with contextlib.redirect_stdout(io.StringIO()):
+        model = load_model(train(dataset, path.with_suffix(""), taught))
+    window = replace(model.config, data=replace(model.config.data, patch_size=config.data.patch_size))
+    save_checkpoint(path, window, model.task, model.network, {})
 
 
 def write_image(model: Path, study: Path, path: Path) -> None:

@@ -15,9 +15,20 @@ import torch
 import bench.__main__ as bench_main
 from bench import predict, predict_runs
 from bench.child import Child
+from bench.data_studies import LABELS, write_studies
 from bench.measure import Rounds
 from bench.predict import CYCLIC, FRAMEWISE, MONAI, OURS, MemorySizes, Sizes, cine_bars, cine_table, memory_bars
-from bench.predict_runs import Cost, Monai, Ours, memory_mb, monai_label, write_image, write_model, write_series
+from bench.predict_runs import (
+    Cost,
+    Monai,
+    Ours,
+    memory_mb,
+    monai_label,
+    train_model,
+    write_image,
+    write_model,
+    write_series,
+)
 from unet4d.config import Config, DataConfig, InferenceConfig, ModelConfig
 from unet4d.errors import InputError
 from unet4d.inference.memory_budget import PLANNED_SHARE
@@ -26,7 +37,7 @@ from unet4d.inference.window_predictor import WindowPredictor
 from unet4d.models.checkpoint import load_model
 
 MEMORY = MemorySizes((16, 16, 8), (0.0, 0.5), (16, 24), 2, (8, 8, 8), (4, 8), room_bytes=4e8)
-TOY = Sizes((20, 18, 4), 3, 1.5, (8, 8, 4), 0.25, (4, 8), rounds=1, memory=MEMORY)
+TOY = Sizes((20, 18, 4), 3, 1.5, (8, 8, 4), 0.25, (4, 8), steps=2, rounds=1, memory=MEMORY)
 NOTHING = Cost(None, 0, None, 0.0, 0.0, None)
 
 
@@ -69,6 +80,18 @@ def test_every_table_is_filled_printed_and_written(capsys):
         assert len({tuple(row) for row in table}) == 1
     json.dumps(tables, allow_nan=False)
     assert "share of the time that is not the network's" in capsys.readouterr().out
+
+
+def test_a_network_that_trained_on_small_patches_predicts_in_the_windows_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(predict_runs, "MOST_TRAINED", 8)
+    write_studies(tmp_path, 1, 3, (24, 20, 4), 1, multiprocessing.get_context("fork"))
+    config = Config(DataConfig(in_plane_spacing_mm=1.5, patch_size=(16, 16, 4)), ModelConfig([4, 8]))
+    train_model(tmp_path / "model.pt", config, tmp_path, steps=2)
+    model = load_model(tmp_path / "model.pt")
+    assert model.config.data.patch_size == (16, 16, 4)
+    assert list(model.task.labels) == list(LABELS)
+    one = replace(ours(tmp_path), study=tmp_path / "study000.nii.gz", settings=InferenceOptions("open", overlap=0.0))
+    assert one.load()().windows == 2 * 2  # of 22 x 19 x 4 voxels of 1.5 mm
 
 
 def test_an_unknown_part_is_refused(capsys):
