@@ -206,6 +206,10 @@ def test_an_arm_predicts_with_the_network_of_another_one(phantom, tmp_path):
     job = replace(job, arm=replace(arm, predict={"temporal_smoothing": None}))
     words = programs.PROGRAMS["unet4d"].predict(job, phantom, tmp_path, own / "out", own / "facts.json").words
     assert "--temporal_smoothing" not in words, "null is the default of predict"
+    job = replace(job, arm=replace(arm, predict={"mirror_axes": [0, 1]}))
+    words = programs.PROGRAMS["unet4d"].predict(job, phantom, tmp_path, own / "out", own / "facts.json").words
+    at = words.index("--mirror_axes")
+    assert words[at + 1 : at + 3] == ["0", "1"], "the command takes a list as several words"
 
 
 def test_the_label_maps_of_another_arm_are_post_processed(phantom, tmp_path, monkeypatch):

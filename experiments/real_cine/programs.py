@@ -136,7 +136,10 @@ def _predict_unet4d(job: Job, dataset: Path, work: Path, out: Path, facts: Path)
     model = job.folder(work) / TRAINED / LAST
     cases = [case.name for case in held_out_cases(read_dataset(dataset), job.fold)]
     given = {"temporal_smoothing": 0, **job.arm.predict}
-    options = [word for key, value in given.items() if value is not None for word in (f"--{key}", _text(value))]
+    options: list[str] = []
+    for key, value in given.items():
+        if value is not None:  # a list is given as several words
+            options += [f"--{key}", *map(_text, value if isinstance(value, list) else [value])]
     words = [facts, out, model, "-i", dataset, *options, "--cases", *cases]
     block = {"UNET4D_ALLOW_TEMPORAL": job.arm.options.get("model.temporal", "")}
     return Command([sys.executable, "-m", "experiments.real_cine.predict", *map(str, words)], block)
