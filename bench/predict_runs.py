@@ -211,7 +211,7 @@ def write_model(path: Path, config: Config, classes: int, spacing_mm: Sequence[f
 
 
 def train_model(path: Path, config: Config, dataset: Path, steps: int) -> None:
-    """Write a network that learned the dataset's structures for a few steps.
+    """Train a network on a dataset for a few steps and write its checkpoint.
 
     Its label maps have smooth structures, as those of a real network. With random weights a third of the voxels lies between
     classes, which costs time outside the network.

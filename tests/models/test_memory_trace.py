@@ -317,21 +317,45 @@ def test_the_allocator_bears_a_step_of_residual_blocks_out(precision):
     assert 1 <= count_step_cost(chosen, 1, CLASSES, 2).peak_bytes / real_bytes < 1.05
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("precision", "most"), [("bf16", 1.1), ("fp32", 1.15)])
-@pytest.mark.parametrize("chunk_frames", [0, 2])
-def test_with_what_convolutions_take_inside_the_plan_is_never_under_and_not_much_over(precision, most, chunk_frames):
-    """At 32 channels the blocks of oneDNN's layout are full; it pads 8 channels to 16."""
+@functools.cache
+def plan_over_bytes(precision: str, chunk_frames: int) -> float:
+    """Return the planned bytes over those handed out with what convolutions take inside.
+
+    At 32 channels the blocks of oneDNN's layout are full; it pads 8 channels to 16.
+    """
     model = resolve_model_plainly(dataclasses.replace(MODEL, channels=[32, 64]))
     chosen = dataclasses.replace(config(precision, (32, 32, 16), chunk_frames=chunk_frames), model=model)
     real_bytes = handed_out_bytes(lambda: steps(chosen), inside_convolutions=True)
-    over = count_step_cost(chosen, 1, CLASSES, 2).working_bytes / real_bytes
-    assert over >= 1
-    if precision == "bf16" and not torch.cpu._is_amx_tile_supported():
-        pytest.skip(
-            f"the plan is {over:.2f} times the bytes; at most 1.1 holds with AMX, without which oneDNN copies less"
-        )
-    assert over < most
+    return count_step_cost(chosen, 1, CLASSES, 2).working_bytes / real_bytes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+@pytest.mark.parametrize("chunk_frames", [0, 2])
+def test_with_what_convolutions_take_inside_the_plan_is_never_under(precision, chunk_frames):
+    assert plan_over_bytes(precision, chunk_frames) >= 1
+
+
+HAS_AMX = getattr(torch.cpu, "_is_amx_tile_supported", bool)()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("precision", "chunk_frames", "most"),
+    [
+        ("bf16", 0, 1.1),
+        pytest.param(
+            "bf16",
+            2,
+            1.1,
+            marks=pytest.mark.xfail(not HAS_AMX, reason="1.12 without AMX: oneDNN copies less", strict=True),
+        ),
+        ("fp32", 0, 1.15),
+        ("fp32", 2, 1.15),
+    ],
+)
+def test_with_what_convolutions_take_inside_the_plan_is_not_much_over(precision, chunk_frames, most):
+    assert plan_over_bytes(precision, chunk_frames) < most
 
 
 def test_the_planned_step_is_like_all_that_follow_the_first():
