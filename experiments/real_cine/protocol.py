@@ -19,7 +19,7 @@ from unet4d.system.clocks import seconds_of
 HERE = Path(__file__).parent
 CHECKOUT = HERE.parents[1]
 BASE = HERE / "base.yaml"
-SUITES = ("arms", "artifacts", "ablations", "few_patients", "propagated")
+SUITES = ("arms", "artifacts", "ablations", "few_patients", "long", "propagated")
 FOLDS = 2
 CLEAN = "clean"
 """The view of the held-out studies as they are; other views are copies of the dataset, such as one with spoiled frames."""
