@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,7 +16,6 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from tests.builders import save_network, tiny_config, write_dataset_json
-from unet4d.cli.main import _parse
 from unet4d.datasets.dataset import read_dataset
 from unet4d.datasets.subject_folds import split_folds
 from unet4d.errors import InputError, Unet4DError
@@ -471,12 +469,6 @@ def test_a_run_that_may_not_be_written_to_is_told_before_any_work(run, dataset, 
 
 
 PAGE = (Path(__file__).parents[2] / "docs/how-to/postprocessing.md").read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize("line", re.findall(r"^    (unet4d .+)$", PAGE, re.M))
-def test_the_commands_of_the_page_parse(line):
-    words = shlex.split(line.split("#")[0])[1:]
-    assert _parse(words)[0] == words[0]
 
 
 def test_the_page_says_what_the_code_does(run, dataset, predicted):
